@@ -1,0 +1,1 @@
+"""The composition root: settings, wiring, roles, probes, metrics and the command line."""

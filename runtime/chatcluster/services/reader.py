@@ -1,0 +1,1 @@
+"""Services shared by gateway and router; independent of every role."""
