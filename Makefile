@@ -1,0 +1,47 @@
+# Every check is one command. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DATA   ?= data
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench lock docs clean
+
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.platform ## Install what is needed and start the platform with demo users.
+	@$(BIN)/chatcluster dev --data $(DATA) $(ARGS)
+
+test: $(VENV)/.dev ## Install what is needed and run all tests.
+	@scripts/browser.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## Format, lint, types, layers, generated files.
+	@echo "== format"; $(BIN)/ruff format --check .
+	@echo "== lint";   $(BIN)/ruff check .
+	@echo "== types";  $(BIN)/mypy
+	@echo "== layers"; $(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@echo "== generated files"; $(BIN)/python scripts/generate.py --check
+
+format: $(VENV)/.dev ## Format the code and mend what the linter can.
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.platform ## Measure the embedded platform beside its limits.
+	@$(BIN)/chatcluster bench all $(ARGS)
+
+docs: $(VENV)/.dev ## Generate the protocol's schema and the server API's description anew.
+	@$(BIN)/python scripts/generate.py
+
+lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt, with hashes.
+	@scripts/lock.sh $(BIN)
+
+clean: ## Remove what the other commands made, but no data.
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.platform: requirements/platform.txt pyproject.toml
+	@scripts/install.sh "$(PYTHON)" $(VENV) platform
+
+$(VENV)/.dev: requirements/dev.txt requirements/platform.txt pyproject.toml
+	@scripts/install.sh "$(PYTHON)" $(VENV) dev

@@ -1,0 +1,5 @@
+"""``python -m chatcluster``."""
+
+from chatcluster.app.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Commands of ``chatcluster``: one module each, a click command named ``command``."""
