@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
 from chatcluster.app.server_api import openapi
+
 from chatcluster.core.codes import Close, ErrorCode
 from chatcluster.core.frames import JSON_PROTOCOL, MSGPACK_PROTOCOL, ClientFrame, ServerFrame
 
@@ -52,7 +52,9 @@ def main() -> int:
             continue
         if check:
             drift = True
-            changes = difflib.unified_diff(before.splitlines(), text.splitlines(), f"docs/{name}", "generated", lineterm="")
+            changes = difflib.unified_diff(
+                before.splitlines(), text.splitlines(), f"docs/{name}", "generated", lineterm=""
+            )
             print("\n".join(list(changes)[:40]))
         else:
             path.write_text(text)

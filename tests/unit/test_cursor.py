@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatcluster.core.codes import Refused
+from chatcluster.core.cursor import MAX_CURSOR, START, Cursor, decode_cursor, encode_cursor
+
+
+@given(st.text(max_size=16), st.integers(START, 2**63 - 1), st.integers(0, 2**63 - 1))
+def test_a_cursor_comes_back_as_it_was(epoch: str, offset: int, last: int) -> None:
+    cursor = Cursor(epoch, offset, last)
+
+    assert decode_cursor(encode_cursor(cursor, "u:t/a"), "u:t/a") == cursor
+
+
+def test_a_cursor_of_another_timeline_is_refused() -> None:
+    text = encode_cursor(Cursor("e", 5, 7), "u:t/ada")
+    for other in ("u:t/grace", "c:t/ada", "u:s/ada"):
+        with pytest.raises(Refused) as refused:
+            decode_cursor(text, other, field="resume.inbox")
+        assert (refused.value.code, refused.value.field) == ("bad_cursor", "resume.inbox")
+
+
+@given(st.text(max_size=MAX_CURSOR + 10))
+def test_no_text_brings_another_exception(text: str) -> None:
+    with pytest.raises(Refused, match="bad_cursor"):
+        decode_cursor(text, "u:t/ada")
+
+
+@given(st.data())
+def test_a_damaged_cursor_is_refused(data: st.DataObject) -> None:
+    text = encode_cursor(Cursor("epoch", 123456, 1577 << 50), "u:t/ada")
+    at = data.draw(st.integers(0, len(text) - 2))
+    other = data.draw(st.sampled_from("ABCxyz019_-").filter(lambda char: char != text[at]))
+
+    with pytest.raises(Refused):
+        decode_cursor(text[:at] + other + text[at + 1 :], "u:t/ada")
+
+
+def test_a_negative_offset_below_the_start_is_refused() -> None:
+    with pytest.raises(Refused):
+        decode_cursor(encode_cursor(Cursor("e", START - 1, 0), "u:t/ada"), "u:t/ada")

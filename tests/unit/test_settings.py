@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from chatcluster.app.settings import BadSettings, convert, read_sections
+
+
+class Example(msgspec.Struct, frozen=True):
+    name: str
+    limit: int = 5
+    ratio: float = 0.5
+    open: bool = False
+    origins: tuple[str, ...] = ()
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[example]\nname = "file"\nlimit = 7\n')
+
+    sections = read_sections(config, {"CHATCLUSTER_EXAMPLE__LIMIT": "9", "PATH": "/bin"})
+
+    assert convert("example", sections["example"], Example) == Example(name="file", limit=9)
+
+
+def test_text_becomes_what_the_field_is() -> None:
+    raw = {"name": "n", "limit": "3", "ratio": "0.25", "open": "true", "origins": "https://a, https://b"}
+
+    assert convert("example", raw, Example) == Example("n", 3, 0.25, True, ("https://a", "https://b"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"name": "n", "limits": 3}, r"example\.limits = 3: no such setting; allowed: limit, name"),
+        ({"name": "n", "limit": "many"}, r"example\.limit = 'many': Expected `int`"),
+        ({}, r"example\.name is missing"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(raw: dict[str, object], said: str) -> None:
+    with pytest.raises(BadSettings, match=said):
+        convert("example", raw, Example)
+
+
+@pytest.mark.parametrize("name", ["CHATCLUSTER_LIMIT", "CHATCLUSTER_EXAMPLE__"])
+def test_an_environment_variable_without_section_or_key_stops_the_start(name: str) -> None:
+    with pytest.raises(BadSettings, match=name):
+        read_sections(None, {name: "1"})
+
+
+def test_a_missing_or_broken_file_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="does not exist"):
+        read_sections(tmp_path / "none.toml", {})
+    broken = tmp_path / "broken.toml"
+    broken.write_text("limit = [")
+    with pytest.raises(BadSettings, match="not TOML"):
+        read_sections(broken, {})
+    flat = tmp_path / "flat.toml"
+    flat.write_text("limit = 5")
+    with pytest.raises(BadSettings, match="sections"):
+        read_sections(flat, {})
