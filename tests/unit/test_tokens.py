@@ -24,7 +24,7 @@ def test_secrets_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> None:
 def test_mint_prints_the_token_alone(tmp_path: Path) -> None:
     key, _ = ensure_secrets(tmp_path)
     result = CliRunner().invoke(
-        main, ["token", "mint", "--user", "ada", "--tenant", "acme", "--ttl", "15m", "--data", str(tmp_path)]
+        main, [*["token", "mint", "--user", "ada", "--tenant", "acme", "--ttl", "15m", "--data"], str(tmp_path)]
     )
 
     assert result.exit_code == 0
