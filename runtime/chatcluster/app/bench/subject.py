@@ -1,0 +1,143 @@
+"""The platform under test: one of our own on its own core, or a running one by its address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from chatcluster.app.tokens import API_KEY, load_key, mint
+
+_TICK = os.sysconf("SC_CLK_TCK")
+UNLIMITED: Mapping[str, str] = {
+    "CHATCLUSTER_ROUTER__SENDS_PER_SECOND": "1000000",
+    "CHATCLUSTER_ROUTER__SENDS_BURST": "1000000",
+    "CHATCLUSTER_GATEWAY__FRAMES_PER_SECOND": "1000000",
+    "CHATCLUSTER_GATEWAY__FRAMES_BURST": "1000000",
+    "CHATCLUSTER_GATEWAY__HANDSHAKES_PER_SECOND": "1000000",
+    "CHATCLUSTER_GATEWAY__HANDSHAKE_BURST": "1000000",
+    "CHATCLUSTER_GATEWAY__MAX_CONNECTIONS": "50000",
+    "CHATCLUSTER_GATEWAY__MAX_UNAUTHENTICATED": "50000",
+    "CHATCLUSTER_GATEWAY__MAX_UNAUTHENTICATED_PER_ADDRESS": "50000",
+}
+"""Settings of our own subject: the load comes from one address and few users, as no attack does."""
+
+
+class Subject:
+    """Where to connect, what it costs, and a way to ask its server API."""
+
+    def __init__(self, url: str, management: str, data: Path, pid: int | None) -> None:
+        self.url = url
+        self.management = management
+        self.pid = pid
+        self._key = load_key(data)
+        self._api_key = (data / API_KEY).read_text().strip()
+        self.http: aiohttp.ClientSession | None = None
+
+    def hello(self, user: str, *, resume: dict[str, Any] | None = None) -> bytes:
+        """A hello frame for ``user``."""
+        frame: dict[str, Any] = {
+            "type": "hello",
+            "rid": "h",
+            "token": mint(self._key, user=user, ttl=7200),
+            "device": "bench",
+        }
+        if resume is not None:
+            frame["resume"] = resume
+        return json.dumps(frame, separators=(",", ":")).encode()
+
+    async def api(self, method: str, path: str, body: object = None) -> Any:
+        """One call of the server API. Raises ``RuntimeError`` with its error."""
+        assert self.http is not None
+        headers = {"Authorization": f"Bearer {self._api_key}"}
+        async with self.http.request(method, f"{self.management}/api/v1{path}", json=body, headers=headers) as response:
+            answer = await response.json()
+            if response.status >= 400:
+                raise RuntimeError(f"{method} {path}: {answer}")
+            return answer
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric's samples, 0 when it is not there."""
+        assert self.http is not None
+        async with self.http.get(f"{self.management}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the subject has used, all threads; 0 for a remote one."""
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+
+    def rss(self) -> int:
+        """Resident bytes of the subject; 0 for a remote one."""
+        if self.pid is None:
+            return 0
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.asynccontextmanager
+async def running(url: str, management: str, data: Path) -> AsyncIterator[Subject]:
+    """A platform that runs already; ``data`` holds its keys."""
+    subject = Subject(url, management, data, None)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as subject.http:
+        yield subject
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Mapping[str, str] | None = None) -> AsyncIterator[Subject]:
+    """``chatcluster dev`` in a process of its own, on the first core that this process may use.
+
+    The load generator should then stay on another one (``pin_load``). Ends it when the block is left.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="chatcluster-bench-") as folder:
+        data = Path(folder)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "chatcluster", "dev", "--no-demo", "--data", folder),
+            *("--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, **UNLIMITED, **(settings or {})},
+        )
+        os.sched_setaffinity(process.pid, {cores[0]})
+        assert process.stdout is not None
+        try:
+            addresses: dict[str, str] = {}
+            while not {"page", "management"} <= addresses.keys():
+                line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+                if not line:
+                    raise RuntimeError("chatcluster dev ended before it listened")
+                for name in ("page", "management"):
+                    if f"{name} " in line and "http://" in line:
+                        addresses[name] = "http://" + line.partition("http://")[2].split()[0].rstrip("/")
+            drain = asyncio.create_task(_read_all(process.stdout))
+            subject = Subject("ws" + addresses["page"][4:], addresses["management"], data, process.pid)
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as subject.http:
+                yield subject
+            drain.cancel()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _read_all(stream: asyncio.StreamReader) -> None:
+    while await stream.readline():
+        pass
+
+
+def pin_load() -> None:
+    """Keep this process off the subject's core, where there is another one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, set(cores[1:]))
