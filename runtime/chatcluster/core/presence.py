@@ -1,7 +1,8 @@
 """Presence arithmetic: from sessions to the status that is shown, and when a change of it may be told.
 
-Knows no store, no gateway and no clock: sessions come as data, ``now`` is an argument: ms on a clock that only
-goes forward, so that a step of the wall clock silences nobody. ``since`` is wall time, ms since 1970. Presence sheds first (law 9): everything here is bounded per user, so that whoever flaps costs the same.
+Knows no store, no gateway and no clock: sessions come as data. ``now`` is an argument: ms on a clock that only
+goes forward, so that a step of the wall clock silences nobody; ``since`` is wall time, ms since 1970.
+Presence sheds first (law 9): everything here is bounded per user, so that whoever flaps costs the same.
 """
 
 from __future__ import annotations
