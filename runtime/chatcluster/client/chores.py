@@ -1,0 +1,173 @@
+"""What the state wants asked of the server: following, reading what was missed. One at a time, in order."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from chatcluster.client.errors import RequestRefused, TimedOut
+from chatcluster.client.state import (
+    AskAgain,
+    CatchUp,
+    Effect,
+    FollowFrom,
+    ReadAnew,
+    ReadChannel,
+    StopFollowing,
+)
+from chatcluster.core.frames import Follow, History, Reply, Sync, Unfollow, Watch
+
+if TYPE_CHECKING:
+    from chatcluster.client.engine import Engine
+
+TIMEOUT = 300.0
+"""Seconds for one request of a chore, reconnects included."""
+
+
+class Chores:
+    """Does effects for an engine. What the server refuses is dropped: there is nothing to repeat."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def do(self, effect: Effect) -> None:
+        try:
+            if isinstance(effect, FollowFrom):
+                await self._follow(effect)
+            elif isinstance(effect, StopFollowing):
+                await self._unfollow(effect.channel)
+            elif isinstance(effect, ReadChannel):
+                await self._read_channel(effect)
+            elif isinstance(effect, ReadAnew):
+                await self._read_anew(effect)
+            elif isinstance(effect, AskAgain):
+                await self._ask_again(effect)
+            elif isinstance(effect, CatchUp):
+                await self._catch_up()
+        except TimedOut:
+            pass  # the next connection resumes from the last mark, which this chore has not moved
+
+    async def watch(self, users: list[str]) -> None:
+        """Renew the visible set on a new connection, and tell who shows how now."""
+        try:
+            reply = await self._engine.ask(lambda rid, _: Watch(rid, users), timeout=TIMEOUT)
+        except (RequestRefused, TimedOut):
+            return
+        if isinstance(reply, Reply) and reply.presence is not UNSET:
+            self._engine.present(reply.presence)
+
+    async def _follow(self, effect: FollowFrom) -> None:
+        engine = self._engine
+        if engine.state.channels.get(effect.channel) is None:
+            return  # unfollowed meanwhile
+        try:
+            reply = await engine.ask(lambda rid, _: Follow(rid, effect.channel, effect.cursor), timeout=TIMEOUT)
+        except RequestRefused:
+            engine.state.unfollowed(effect.channel, declined=False)
+            return
+        if isinstance(reply, Reply) and reply.route == "inbox":
+            # It is small (again): its events come through the inbox.
+            engine.state.unfollowed(effect.channel, declined=False)
+
+    async def _unfollow(self, channel: str) -> None:
+        with suppress(RequestRefused):  # it was not followed
+            await self._engine.ask(lambda rid, _: Unfollow(rid, channel), timeout=TIMEOUT)
+
+    async def _read_channel(self, effect: ReadChannel) -> None:
+        """The end of a channel timeline, up to the switch (delivery.md section 4, Route)."""
+        engine = self._engine
+        cursor = effect.cursor
+        try:
+            while True:
+                reply = await self._page(channels={effect.channel: cursor})
+                for event in [] if reply.events is UNSET else reply.events:
+                    engine.take(event)
+                    if event.id == effect.until:
+                        return
+                moved = _channels(reply).get(effect.channel)
+                if reply.more is not True or moved is None or engine.lagging:
+                    return
+                cursor = moved
+        except RequestRefused:
+            return
+        finally:
+            if not engine.lagging:
+                engine.state.unfollowed(effect.channel, declined=False)
+                engine.feed.mark(engine.state.saved())
+                await self._unfollow(effect.channel)
+
+    async def _read_anew(self, effect: ReadAnew) -> None:
+        engine = self._engine
+        after = effect.after
+        limit = self._limit()
+        while True:
+            await engine.feed.room(limit)
+            page = after
+            try:
+                reply = await engine.ask(
+                    lambda rid, _, page=page: History(rid, effect.channel, after=page, limit=limit),  # type: ignore[misc]
+                    timeout=TIMEOUT,
+                )
+            except RequestRefused:
+                return  # not a member any more; after the next own `add` it is asked again
+            assert isinstance(reply, Reply)
+            messages = [] if reply.messages is UNSET else reply.messages
+            view = engine.views.get(effect.channel)
+            if view is not None:
+                view.history(messages)
+            engine.do(engine.state.history(messages))
+            if reply.more is not True or not messages:
+                return
+            after = messages[-1].id
+
+    async def _ask_again(self, effect: AskAgain) -> None:
+        view = self._engine.views.get(effect.channel)
+        if view is None:
+            return
+        try:
+            reply = await self._engine.ask(lambda rid, _: History(rid, effect.channel), timeout=TIMEOUT)
+        except RequestRefused:
+            return
+        assert isinstance(reply, Reply)
+        view.history([] if reply.messages is UNSET else reply.messages, oldest=reply.more is False)
+
+    async def _catch_up(self) -> None:
+        """Page by page from the last mark, as fast as the application reads; then a connection that resumes there.
+
+        Events that this connection brought meanwhile were let go, so it cannot go on: the next one brings
+        what is not yet proven.
+        """
+        engine = self._engine
+        try:
+            while True:
+                reply = await self._page(inbox=engine.state.inbox, channels=dict(engine.state.channels))
+                for event in [] if reply.events is UNSET else reply.events:
+                    engine.do(engine.state.event(event))
+                inbox = None
+                if reply.cursors is not UNSET and reply.cursors.inbox is not UNSET:
+                    inbox = reply.cursors.inbox
+                engine.feed.mark(engine.state.synced(inbox, _channels(reply)))
+                if reply.more is not True:
+                    break
+        except RequestRefused:
+            pass  # hello says the same, and what to do about it
+        engine.leave(0.0)
+
+    async def _page(self, *, inbox: str | None = None, channels: dict[str, str]) -> Reply:
+        limit = self._limit()
+        await self._engine.feed.room(limit)
+        reply = await self._engine.ask(lambda rid, _: Sync(rid, inbox, channels, limit), timeout=TIMEOUT)
+        assert isinstance(reply, Reply)
+        return reply
+
+    def _limit(self) -> int:
+        welcome = self._engine.welcome
+        return min(self._engine.feed.size, 100 if welcome is None else welcome.limits.page)
+
+
+def _channels(reply: Reply) -> dict[str, str]:
+    if reply.cursors is UNSET or reply.cursors.channels is UNSET:
+        return {}
+    return reply.cursors.channels
