@@ -1,0 +1,23 @@
+"""The chat page's files as the gateway serves them: ``{path: (content type, bytes)}``. Knows no socket."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+def load_pages() -> dict[str, tuple[str, bytes]]:
+    """Every file of ``app/web`` by its path from ``/``; the page itself is at ``/`` too. Read once, at start."""
+    pages: dict[str, tuple[str, bytes]] = {}
+    for file in files("chatcluster.app").joinpath("web").iterdir():
+        content_type = _TYPES.get(file.name.rpartition(".")[2])
+        if content_type is not None:
+            pages[f"/{file.name}"] = (content_type, file.read_bytes())
+    pages["/"] = pages["/index.html"]
+    return pages
