@@ -153,6 +153,8 @@ class Chores:
                     break
         except RequestRefused:
             pass  # hello says the same, and what to do about it
+        # Nobody waits to read when the queue is empty: only now has the resumed connection room for its events.
+        await engine.feed.room(engine.feed.size)
         engine.leave(0.0)
 
     async def _page(self, *, inbox: str | None = None, channels: dict[str, str]) -> Reply:
