@@ -1,0 +1,74 @@
+"""Which keys tokens are verified with: the data folder's secret, or a JWK set from a file or URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from chatcluster.app.settings import BadSettings
+from chatcluster.ports import Clock
+from chatcluster.services.gateway.auth import Authenticator, AuthSettings, TokenAuthenticator
+from chatcluster.services.gateway.keys import PublishedKeys, SecretKeys
+
+_MAX_SET_BYTES = 1 << 20
+
+
+class AuthSection(msgspec.Struct, frozen=True):
+    """Section ``[auth]``. Without a key set: HS256 with the data folder's signing key, for development."""
+
+    jwks_file: str | None = None
+    """A JWK set (RFC 7517) in a file; read again every ``refresh`` seconds and when a token names an unknown key."""
+    jwks_url: str | None = None
+    """The same from a URL (https, or http on this machine)."""
+    audience: str | None = None
+    """``aud`` that tokens must name; none: not checked."""
+    issuer: str | None = None
+    """``iss`` that tokens must have, exactly; none: not checked."""
+    refresh: float = 300.0
+    """Seconds between two readings of the key set."""
+
+
+@asynccontextmanager
+async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> AsyncIterator[Authenticator]:
+    """The authenticator of the settings, its key set kept fresh meanwhile. Raises ``BadSettings``."""
+    settings = AuthSettings(audience=section.audience, issuer=section.issuer)
+    if section.jwks_file is not None and section.jwks_url is not None:
+        raise BadSettings(f"auth.jwks_url = {section.jwks_url!r}: auth.jwks_file is set too; allowed: one of them")
+    if section.jwks_file is None and section.jwks_url is None:
+        yield TokenAuthenticator(keys=SecretKeys(secret), clock=clock, settings=settings)
+        return
+    async with asyncio.TaskGroup() as tasks:
+        if section.jwks_file is not None:
+            path = Path(section.jwks_file)
+
+            async def read() -> bytes:
+                return await asyncio.get_running_loop().run_in_executor(None, path.read_bytes)
+
+            keys = PublishedKeys(fetch=read, clock=clock, refresh=section.refresh)
+            if not await keys.load():
+                raise BadSettings(f"auth.jwks_file = {section.jwks_file!r}: not a JWK set with a usable public key")
+            keeping = tasks.create_task(keys.run())
+            yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)
+            keeping.cancel()
+        else:
+            url = section.jwks_url or ""
+            if not url.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+                raise BadSettings(f"auth.jwks_url = {url!r}: allowed: https://…, or http:// on this machine")
+            import aiohttp
+
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+
+                async def fetch() -> bytes:
+                    async with http.get(url, allow_redirects=False) as response:
+                        response.raise_for_status()
+                        return await response.content.read(_MAX_SET_BYTES + 1)
+
+                # A set that is not there yet is no reason not to start: readiness and logs say it.
+                keys = PublishedKeys(fetch=fetch, clock=clock, refresh=section.refresh)
+                keeping = tasks.create_task(keys.run())
+                yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)
+                keeping.cancel()

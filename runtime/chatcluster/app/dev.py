@@ -1,0 +1,142 @@
+"""``chatcluster dev`` behind its command line: start, say where, serve until told to leave, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chatcluster import __version__
+from chatcluster.app import demo
+from chatcluster.app.authentication import AuthSection, authentication
+from chatcluster.app.clock import SystemClock
+from chatcluster.app.embedded import Platform, embedded, settings_from
+from chatcluster.app.management import management_app, serve_management
+from chatcluster.app.pages import load_pages
+from chatcluster.app.settings import BadSettings, convert
+from chatcluster.app.tokens import ensure_secrets
+from chatcluster.core.metrics import Metrics
+from chatcluster.services.gateway.pages import Page
+
+log = logging.getLogger("chatcluster.dev")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """``host:port``, ``[v6]:port`` or ``:port``. Raises ``ValueError``."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise ValueError(f"{text!r} is not an address: host:port, such as 127.0.0.1:8080")
+        return cls(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104  asked for by name: ":8080"
+
+    def url(self, scheme: str, port: int) -> str:
+        """A URL of this host."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{port}"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the command line says."""
+
+    listen: Address
+    management: Address
+    data: Path
+    demo: bool
+    bus_loss: float
+
+
+def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str], Page | None]:
+    """The pages, and at ``/demo/users`` and ``/demo/token/<user>`` what signs a demo user in."""
+    private = [("Cache-Control", "no-store")]
+
+    def find(path: str) -> Page | None:
+        if path == "/demo/users":
+            return ("application/json", demo.listing(), private)
+        if path.startswith("/demo/token/"):
+            token = demo.token(key, path.removeprefix("/demo/token/"))
+            return None if token is None else ("application/json", token, private)
+        return pages.get(path)
+
+    return find
+
+
+async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Run until SIGINT or SIGTERM, then drain. Raises ``BadSettings``, ``OSError``."""
+    rest = {name: values for name, values in sections.items() if name != "auth"}
+    auth = convert("auth", sections.get("auth", {}), AuthSection)
+    settings = settings_from(rest)
+    key, api_key = ensure_secrets(options.data)
+    if options.demo and options.listen.host not in _LOOPBACK:
+        raise BadSettings(
+            f"--listen {options.listen.host}: the demo hands tokens to anybody who asks, so it listens on this machine "
+            "only; allowed: 127.0.0.1, or --no-demo"
+        )
+    clock, metrics = SystemClock(), Metrics()
+    pages = pages_with_demo(load_pages(), key) if options.demo else load_pages()
+    leaving = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with authentication(auth, key, clock) as authenticator:
+        starting = embedded(
+            options.data,
+            settings=settings,
+            authenticator=authenticator,
+            metrics=metrics,
+            pages=pages,
+            clock=clock,
+            bus_loss=options.bus_loss,
+        )
+        async with starting as platform:
+            await platform.server.listen(host=options.listen.host, port=options.listen.port)
+            app = management_app(platform, api_key, clock)
+            async with serve_management(app, options.management.host, options.management.port) as management_port:
+                _say_where(options, platform, management_port)
+                _settle_memory()
+                for name in (signal.SIGINT, signal.SIGTERM):
+                    loop.add_signal_handler(name, leaving.set)
+                await _until_left(platform, options, leaving)
+
+
+async def _until_left(platform: Platform, options: Options, leaving: asyncio.Event) -> None:
+    seeding = asyncio.create_task(demo.seed(platform.router, options.data)) if options.demo else None
+    await leaving.wait()
+    if seeding is not None:
+        seeding.cancel()
+        (failed,) = await asyncio.gather(seeding, return_exceptions=True)
+        if isinstance(failed, Exception):
+            log.error("the demo was not seeded: %s", failed)
+    print("leaving: clients are told where to reconnect", flush=True)
+    await platform.server.drain()
+
+
+def _say_where(options: Options, platform: Platform, management_port: int) -> None:
+    listen, port = options.listen, platform.server.port
+    print(
+        f"ChatCluster {__version__}: the whole platform in one process\n"
+        f"  page        {listen.url('http', port)}/\n"
+        f"  socket      {listen.url('ws', port)}/v1/connect\n"
+        f"  management  {options.management.url('http', management_port)}/\n"
+        f"  data        {options.data.resolve()}\n"
+        + (f"  users       {', '.join(demo.USERS)} (demo)\n" if options.demo else "")
+        + "Ctrl-C to leave.",
+        flush=True,
+    )
+
+
+def _settle_memory() -> None:
+    """What is alive now lives for long: keep the collector from walking it, and from running at every wave of frames."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
