@@ -136,7 +136,7 @@ def _say_where(options: Options, platform: Platform, management_port: int) -> No
 
 
 def _settle_memory() -> None:
-    """What is alive now lives for long: keep the collector from walking it, and from running at every wave of frames."""
+    """What is alive now lives for long: the collector need not walk it, nor run at every wave of frames."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -39,7 +39,10 @@ SCENARIOS: dict[str, list[Scenario]] = {
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
 def command(scenario: str, url: str | None, management: str, data: Path, json_file: Path | None) -> None:
-    """Measure SCENARIO. Our own platform runs on one core, the load on another; a remote one must have its limits lifted."""
+    """Measure SCENARIO.
+
+    Our own platform runs on one core, the load on another. A running one must have its limits lifted.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))
     console = Console()
