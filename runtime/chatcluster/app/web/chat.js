@@ -289,7 +289,7 @@ async function demoUsers() {
 }
 
 async function demoToken(user) {
-  const response = await fetch(`demo/token?user=${encodeURIComponent(user)}`);
+  const response = await fetch(`demo/token/${encodeURIComponent(user)}`);
   if (response.status === 404 || response.status === 403) return null;
   if (!response.ok) throw new Error("no token now");
   return (await response.json()).token;
