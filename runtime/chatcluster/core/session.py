@@ -1,0 +1,49 @@
+"""What a session may do when: the rules of the protocol that need no I/O.
+
+Knows frames, names and phases; nothing of sockets, topics or tokens.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from chatcluster.core.codes import Refused
+from chatcluster.core.frames import ClientFrame, Hello, Ping
+
+MAX_NAME = 128
+
+
+class Phase(IntEnum):
+    """Where a session stands. A hello that is being answered is ``GREETING``."""
+
+    NEW = 0
+    GREETING = 1
+    OPEN = 2
+    CLOSED = 3
+
+
+def admit(phase: Phase, frame: ClientFrame) -> None:
+    """Raises ``Refused`` for a frame that does not belong to this phase.
+
+    Nothing but hello and ping before a hello, and one hello only.
+    """
+    if isinstance(frame, Hello):
+        if phase is not Phase.NEW:
+            raise Refused("already_authenticated", "this connection has said hello")
+    elif phase is Phase.NEW and not isinstance(frame, Ping):
+        raise Refused("not_authenticated", "say hello first")
+
+
+def check_identity(tenant: str, user: str) -> None:
+    """Names that are part of keys: a tenant holds no ``/``; neither is empty or over 128 characters.
+
+    Raises ``Refused(unauthorized)``: they come from a token.
+    """
+    if not 0 < len(tenant) <= MAX_NAME or "/" in tenant or not 0 < len(user) <= MAX_NAME:
+        raise Refused("unauthorized", "the token is not valid here")
+
+
+def check_channel(channel: str) -> None:
+    """A channel's name as clients may write it. Raises ``Refused(no_such_channel)``, as for an unknown one."""
+    if not 0 < len(channel) <= MAX_NAME or not channel.isprintable() or any(sign in channel for sign in "{}:*/ "):
+        raise Refused("no_such_channel", "no such channel")
