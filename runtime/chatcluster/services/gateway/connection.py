@@ -141,25 +141,21 @@ class Connection(asyncio.Protocol):
         else:
             self._out = [out, wire]
 
-    def flush(self) -> bool:
-        """One write for everything queued. Over the bound: cut (law 7: the slow one, never the process).
-
-        False: the connection is closed, by this or before.
-        """
+    def flush(self) -> int:
+        """One write for everything queued; how many bytes. Over the bound: cut (law 7: the slow one)."""
         out = self._out
         if out is None:
-            return not self.closed
+            return 0
         self._out = None
-        self._pending = 0
-        data = b"".join(out) if isinstance(out, list) else out
+        data = out if out.__class__ is bytes else b"".join(out)  # type: ignore[arg-type]
+        size = len(data)
         if self._slow_since:
-            if self._transport.get_write_buffer_size() + len(data) > self._sockets.settings.max_buffer_bytes:
+            if self._transport.get_write_buffer_size() + size > self._sockets.settings.max_buffer_bytes:
                 self._cut(Close.SLOW_CONSUMER, "buffer is full")
-                return False
-            self._slow_size += len(data)
-        self._sockets.metrics.bytes_out.value += len(data)
+                return 0
+            self._slow_size += size
         self._transport.write(data)
-        return True
+        return size
 
     def pause_writing(self) -> None:
         """asyncio: the kernel's buffer is full, ours begins to fill."""
@@ -201,7 +197,10 @@ class Connection(asyncio.Protocol):
 
     def close(self, code: Close, reason: str) -> None:
         """Queued frames, then the close frame; the peer has ``close_timeout`` to answer."""
-        if self.closed or not self.flush():
+        if self.closed:
+            return
+        self.flush()
+        if self._phase >= _CLOSING:  # cut: the buffer was full
             return
         self._say_close(code, reason)
         self._wait_for_end(_CLOSING)
@@ -245,7 +244,9 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, code: Close, reason: str) -> None:
         """RFC 6455 section 7.1.7. Half-closed, not closed: unread bytes would reset the close frame away."""
-        if not self.closed and self.flush():
+        if self._phase < _CLOSING:
+            self.flush()
+        if self._phase < _CLOSING:
             self._say_close(code, reason)
         if self._phase != _GONE:
             self._wait_for_end(_FAILED)
@@ -379,7 +380,9 @@ class Connection(asyncio.Protocol):
 
     def _closed_by_peer(self, payload: bytes) -> None:
         code = close_code(payload)
-        if not self.closed and self.flush():
+        if self._phase < _CLOSING:
+            self.flush()
+        if self._phase < _CLOSING:
             self.closed = True
             self._transport.write(control_frame(CLOSE, b"" if code == NO_CODE else payload[:2]))
         if self._phase < _FAILED:

@@ -105,8 +105,9 @@ class Opening(asyncio.Protocol):
         self.abort()
         return None
 
-    def flush(self) -> None:
+    def flush(self) -> int:
         """Nothing is batched before the upgrade."""
+        return 0
 
     def relax(self, now: float) -> bool:
         """Nothing is throttled before the upgrade."""

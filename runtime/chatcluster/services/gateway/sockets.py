@@ -27,8 +27,8 @@ THROTTLE_TICK = 0.05
 class Batched(Protocol):
     """A connection as the batch sees it."""
 
-    def flush(self) -> object:
-        """Write what is queued, with one write."""
+    def flush(self) -> int:
+        """Write what is queued, with one write; how many bytes."""
         ...
 
     def relax(self, now: float) -> bool:
@@ -123,12 +123,14 @@ class Sockets:
         if self.monotonic() > self.fence_at:
             self.fence()
             return
+        written = 0
         for connection in batch:
             try:
-                connection.flush()
+                written += connection.flush()
             except Exception as error:  # a broadcast waits for nobody, and fails for nobody (law 8)
                 self.complain(error)
                 connection.abort()
+        self.metrics.bytes_out.value += written
 
     def throttle(self, connection: Batched) -> None:
         """``connection`` reads too fast: ask it again in a moment."""
