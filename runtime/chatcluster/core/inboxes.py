@@ -7,7 +7,6 @@ newest offset per timeline and the references of the last ``window`` offsets.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from chatcluster.core.records import Reference, inbox_timeline
 from chatcluster.core.rows import TimelineRow
@@ -24,10 +23,6 @@ class Inboxes:
         self.window = window
         self._recent: dict[tuple[str, int, int], int] = {}
         self._order: deque[tuple[int, tuple[str, int, int]]] = deque()
-
-    def unknown(self, timelines: Iterable[str]) -> set[str]:
-        """Those whose newest offset has to be brought with ``start``."""
-        return {timeline for timeline in timelines if timeline not in self.newest}
 
     def start(self, timeline: str, offset: int) -> None:
         """``offset``: this timeline's newest entry below the next reference, START for none."""
