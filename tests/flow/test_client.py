@@ -252,7 +252,7 @@ async def test_a_mark_is_saved_when_what_came_before_it_was_dealt_with(tmp_path:
             before = await store.load()
             assert before is None or before.inbox == "i0"
             assert (await anext(events)).body == "two"
-            assert await store.load() == Saved("i1", {}, [])
+            assert await store.load() == Saved("i1", {}, [], "1")
         async with Client(url, token="t", device="d", cursors=store):
             pass
 

@@ -17,7 +17,7 @@ from chatcluster.client.state import (
     ReadChannel,
     StopFollowing,
 )
-from chatcluster.core.frames import Follow, History, Reply, Sync, Unfollow, Watch
+from chatcluster.core.frames import Follow, History, ListChannels, Reply, Sync, Unfollow, Watch
 
 if TYPE_CHECKING:
     from chatcluster.client.engine import Engine
@@ -99,22 +99,43 @@ class Chores:
                 await self._unfollow(effect.channel)
 
     async def _read_anew(self, effect: ReadAnew) -> None:
+        """History after a message id, of one channel or of every channel that has something newer."""
+        if effect.channel is not None:
+            await self._read_history(effect.channel, effect.after)
+            return
+        page: str | None = None
+        while True:
+            try:
+                reply = await self._engine.ask(
+                    lambda rid, _, p=page: ListChannels(rid, p),  # type: ignore[misc]
+                    timeout=TIMEOUT,
+                )
+            except RequestRefused:
+                return
+            assert isinstance(reply, Reply)
+            for channel in [] if reply.channels is UNSET else reply.channels:
+                if channel.head is not None and int(channel.head) > int(effect.after):
+                    await self._read_history(channel.id, effect.after)
+            if reply.page is UNSET:
+                return
+            page = reply.page
+
+    async def _read_history(self, channel: str, after: str) -> None:
         engine = self._engine
-        after = effect.after
         limit = self._limit()
         while True:
             await engine.feed.room(limit)
             page = after
             try:
                 reply = await engine.ask(
-                    lambda rid, _, page=page: History(rid, effect.channel, after=page, limit=limit),  # type: ignore[misc]
+                    lambda rid, _, page=page: History(rid, channel, after=page, limit=limit),  # type: ignore[misc]
                     timeout=TIMEOUT,
                 )
             except RequestRefused:
                 return  # not a member any more; after the next own `add` it is asked again
             assert isinstance(reply, Reply)
             messages = [] if reply.messages is UNSET else reply.messages
-            view = engine.views.get(effect.channel)
+            view = engine.views.get(channel)
             if view is not None:
                 view.history(messages)
             engine.do(engine.state.history(messages))

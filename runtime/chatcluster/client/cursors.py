@@ -12,11 +12,15 @@ import msgspec
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """A mark: cursors of the inbox and of each followed large channel, and ids not yet proven then."""
+    """A mark: cursors of the inbox and of each followed large channel, and ids not yet proven then.
+
+    ``newest``: the greatest message id told; where history is read on from when a cursor is no good any more.
+    """
 
     inbox: str | None = None
     channels: dict[str, str] = {}
     pending: list[str] = []
+    newest: str | None = None
 
 
 class CursorStore(Protocol):

@@ -205,9 +205,11 @@ class Engine:
                 return error.ending
             self.welcome = welcome
             self.lagging = False
+            new = self.state.inbox is None
             self.do(self.state.welcome(welcome))
             self._tell_if_room(Connected(welcome.session, welcome.resumed))
-            self.feed.mark(self.state.saved())
+            if new:
+                self.feed.mark(self.state.saved())
             self._connection = connection
             self.status = Status("live")
             self._wake_waiters()
@@ -319,12 +321,19 @@ class Engine:
         for effect in effects:
             if isinstance(effect, Tell):
                 self.feed.push(effect.event)
+            elif isinstance(effect, CatchUp):
+                self.lagging = True  # read on from the cursor; what comes meanwhile is let go
+                self._catch_up()
             else:
                 self.chores.append(effect)
                 self._chore.set()
 
     def _on_empty(self) -> None:
-        if self.lagging and not any(isinstance(chore, CatchUp) for chore in self.chores):
+        if self.lagging:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not any(isinstance(chore, CatchUp) for chore in self.chores):
             self.chores.append(CatchUp())
             self._chore.set()
 

@@ -22,6 +22,7 @@ from chatcluster.client.events import (
     message_from,
 )
 from chatcluster.core.frames import Event, Mark, Resume, Resync, Welcome, WireMessage
+from chatcluster.core.ids import CLOCK_BOUND, first_id, id_time
 
 MAX_PENDING = 1000
 """Ids that ``resume.pending`` may have."""
@@ -61,9 +62,9 @@ class ReadChannel(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReadAnew(msgspec.Struct, frozen=True, gc=False):
-    """Read history of ``channel`` after message ``after``: its cursor is no good any more."""
+    """Read history after message ``after``, of ``channel`` or (None) of every channel: the cursor is no good."""
 
-    channel: str
+    channel: str | None
     after: str
 
 
@@ -74,7 +75,7 @@ class AskAgain(msgspec.Struct, frozen=True, gc=False):
 
 
 class CatchUp(msgspec.Struct, frozen=True, gc=False):
-    """The application has caught up with its queue: read on by ``sync`` from the last mark, then reconnect."""
+    """Too far behind for this connection: read on by ``sync`` from the last mark, page by page, then reconnect."""
 
 
 Effect = CatchUp | Tell | FollowFrom | StopFollowing | ReadChannel | ReadAnew | AskAgain
@@ -123,6 +124,8 @@ class State:
     def __init__(self, saved: Saved | None = None, *, window: int = 8192) -> None:
         self.user = ""
         self.inbox: str | None = None
+        self.newest: str | None = None  # the greatest message id told
+        self._own_inbox: str | None = None  # the cursor that a server did not resume
         self.channels: dict[str, str] = {}
         self.heads: Window[str, str] = Window(window)  # channel -> newest message id told
         self.pending: Window[str, None] = Window(MAX_PENDING)
@@ -137,6 +140,7 @@ class State:
         if saved is not None:
             self.inbox = saved.inbox
             self.channels = dict(saved.channels)
+            self.newest = saved.newest
             for event_id in saved.pending:
                 self.pending.put(event_id, None)
 
@@ -154,20 +158,20 @@ class State:
 
     def saved(self) -> Saved:
         """What to save for the next start, as of the last mark."""
-        return Saved(self.inbox, dict(self.channels), self.pending.keys())
+        return Saved(self.inbox, dict(self.channels), self.pending.keys(), self.newest)
 
     def forget(self) -> list[Effect]:
         """The server refused the cursors (``bad_cursor``): go on as a new device, reading history anew."""
         self.inbox = None
         self.channels.clear()
-        return [Tell(Resynced("inbox", "bad_cursor")), *self._read_anew()]
+        return [Tell(Resynced("inbox", "bad_cursor")), *self._read_anew(None, self.newest)]
 
     def welcome(self, frame: Welcome) -> list[Effect]:
         """The server's answer to ``hello``: where it starts, and which large channels it follows."""
         self.user = frame.user
         if not frame.resumed or self.inbox is None:
-            # Not resumed: the server starts at these cursors, whatever we had.
-            self.inbox = frame.inbox
+            # Not resumed: the server starts here, whatever we had. A `resync` follows and says why.
+            self._own_inbox, self.inbox = self.inbox, frame.inbox
         for channel, cursor in frame.follow.items():
             self.channels.setdefault(channel, cursor)
         # Followed before and not by this session: ask for it, from where we are.
@@ -204,16 +208,28 @@ class State:
         return self.saved()
 
     def resync(self, frame: Resync) -> list[Effect]:
-        """The server cannot continue a timeline: its next mark brings a fresh cursor; history fills the hole."""
-        told: list[Effect] = [Tell(Resynced(frame.timeline, frame.reason))]
-        prefix, _, channel = frame.timeline.partition(":")
-        if prefix == "channel":
-            head = self.heads.get(channel)
-            return told if head is None else [*told, ReadAnew(channel, head)]
-        return [*told, *self._read_anew()]
+        """The server cannot continue a timeline from our cursor.
 
-    def _read_anew(self) -> list[Effect]:
-        return [ReadAnew(channel, head) for channel, head in self.heads.items()]
+        Only too far behind: the cursor is good, and pages of ``sync`` lead on from it. Else (another epoch)
+        the next mark brings a fresh cursor, and history fills the hole.
+        """
+        prefix, _, channel = frame.timeline.partition(":")
+        large = prefix == "channel"
+        if frame.reason == "too_far_behind" and (large or self._own_inbox is not None):
+            if not large:
+                self.inbox = self._own_inbox
+            return [CatchUp()]
+        told: list[Effect] = [Tell(Resynced(frame.timeline, frame.reason))]
+        if large:
+            return [*told, *self._read_anew(channel, self.heads.get(channel) or self.newest)]
+        return [*told, *self._read_anew(None, self.newest)]
+
+    @staticmethod
+    def _read_anew(channel: str | None, after: str | None) -> list[Effect]:
+        if after is None:
+            return []
+        # Ids of different channels are ordered by clocks that may differ: begin that much earlier.
+        return [ReadAnew(channel, str(first_id(id_time(int(after)) - CLOCK_BOUND)))]
 
     # -- following -----------------------------------------------------------------------------------
 
@@ -321,6 +337,8 @@ class State:
         head = self.heads.get(message.channel)
         if head is None or int(message.id) > int(head):
             self.heads.put(message.channel, message.id)
+        if self.newest is None or int(message.id) > int(self.newest):
+            self.newest = message.id
         return True
 
     def _retracted(self, event: Event) -> list[Effect]:
