@@ -27,8 +27,8 @@ from chatcluster.services.gateway.sockets import Sockets
 class GatewayServer:
     """The socket side of one gateway.
 
-    ``accept`` makes the session of a new connection. ``pages``: what a browser may fetch here.
-    ``random``: for jitter, in [0, 1). ``ready`` is asked by ``/readyz`` (besides draining).
+    ``accept`` makes the session of a new connection. ``pages``: what a browser may fetch here. ``ready`` is
+    asked by ``/readyz`` (besides draining). ``chance``: for jitter, in [0, 1). ``port``: after ``listen``.
     """
 
     def __init__(
@@ -49,14 +49,8 @@ class GatewayServer:
         self._listener: asyncio.Server | None = None
         self.sockets = Sockets(clock=clock, metrics=metrics, settings=settings, chance=chance)
         self.draining = False
+        self.port = 0
         self._upgraded = metrics.counter("gateway_upgrades_total", "Handshakes that became connections")
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on (of the first socket)."""
-        assert self._listener is not None
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
 
     async def listen(
         self, *, host: str | None = None, port: int | None = None, sock: socket.socket | None = None
@@ -70,6 +64,8 @@ class GatewayServer:
             self._listener = await loop.create_server(
                 self._opening, host, port or 0, backlog=settings.backlog, reuse_port=settings.reuse_port or None
             )
+        bound = self._listener.sockets[0].getsockname()
+        self.port = bound[1] if isinstance(bound, tuple) else 0
 
     async def run(self) -> None:
         """Keep deadlines until cancelled; then stop listening and drop every socket."""
