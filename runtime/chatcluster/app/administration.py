@@ -28,7 +28,7 @@ class ApiError(click.ClickException):
     """The server API's no, in its own words."""
 
 
-class ServerApi:
+class AdminApi:
     """Calls of the management port. Every call is idempotent, so each is repeated while it may help."""
 
     def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
@@ -62,21 +62,20 @@ def in_path(name: str) -> str:
 
 
 def options(run: Callable[P, Coroutine[Any, Any, T]]) -> Callable[..., T]:
-    """Adds --management, --key, --data and --tenant to a command and hands it a ``ServerApi`` as first argument."""
+    """Adds --management, --key and --data to a command and hands it an ``AdminApi`` as first argument."""
 
     @click.option("--management", default="http://127.0.0.1:8081", show_default=True, help="The management port.")
     @click.option("--key", envvar="CHATCLUSTER_API_KEY", help="The API key; default: the data folder's.")
     @click.option(
         "--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="The data folder."
     )
-    @click.option("--tenant", default="default", show_default=True, help="The tenant.")
     @functools.wraps(run)
-    def wrapper(management: str, key: str | None, data: Path, tenant: str, *args: Any, **kwargs: Any) -> T:
+    def wrapper(management: str, key: str | None, data: Path, *args: Any, **kwargs: Any) -> T:
         async def inside() -> T:
-            headers = {"Authorization": f"Bearer {key or _read(data)}", "X-Tenant": tenant}
+            headers = {"Authorization": f"Bearer {key or _read(data)}"}
             timeout = aiohttp.ClientTimeout(total=TIMEOUT)
             async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-                return await run(ServerApi(session, management), *args, **kwargs)  # type: ignore[arg-type]
+                return await run(AdminApi(session, management), *args, **kwargs)  # type: ignore[arg-type]
 
         return asyncio.run(inside())
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from chatcluster.app.administration import ServerApi, in_path, options
+from chatcluster.app.administration import AdminApi, in_path, options
 
 BATCH = 5_000
 """Users per call of an import: half of what the API takes, so that a call stays short."""
@@ -29,7 +29,7 @@ def command() -> None:
 @click.option("--channel", required=True)
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @options
-async def list_command(api: ServerApi, channel: str, limit: int | None) -> None:
+async def list_command(api: AdminApi, channel: str, limit: int | None) -> None:
     """Members with their roles, one per line, in the order of names."""
     shown = 0
     query: dict[str, str] = {}
@@ -49,7 +49,7 @@ async def list_command(api: ServerApi, channel: str, limit: int | None) -> None:
 @click.option("--channel", required=True)
 @click.argument("users", nargs=-1, required=True)
 @options
-async def add_command(api: ServerApi, channel: str, users: tuple[str, ...]) -> None:
+async def add_command(api: AdminApi, channel: str, users: tuple[str, ...]) -> None:
     """Add users; those who are members already stay so."""
     await api.call("POST", f"/channels/{in_path(channel)}/members", body={"users": list(users)})
 
@@ -58,7 +58,7 @@ async def add_command(api: ServerApi, channel: str, users: tuple[str, ...]) -> N
 @click.option("--channel", required=True)
 @click.argument("users", nargs=-1, required=True)
 @options
-async def remove_command(api: ServerApi, channel: str, users: tuple[str, ...]) -> None:
+async def remove_command(api: AdminApi, channel: str, users: tuple[str, ...]) -> None:
     """Remove users; those who are no members stay so."""
     await api.call("DELETE", f"/channels/{in_path(channel)}/members", body={"users": list(users)})
 
@@ -69,7 +69,7 @@ async def remove_command(api: ServerApi, channel: str, users: tuple[str, ...]) -
 @click.option("--batch", type=click.IntRange(1, 10_000), default=BATCH, show_default=True, help="Users per call.")
 @click.option("--restart", is_flag=True, help="Begin at the file's start, whatever an earlier run had done.")
 @options
-async def import_command(api: ServerApi, file: Path, channel: str, batch: int, restart: bool) -> None:
+async def import_command(api: AdminApi, file: Path, channel: str, batch: int, restart: bool) -> None:
     """Add every user of FILE, one per line (blank lines and lines with # are skipped).
 
     Where a run was broken off the next one goes on: how far it came stands beside FILE until it is done.
@@ -77,7 +77,7 @@ async def import_command(api: ServerApi, file: Path, channel: str, batch: int, r
     """
     state = _Progress(file, channel)
     at, done = (0, 0) if restart else state.load()
-    size = file.stat().st_size
+    size = state.size
     console = Console(stderr=True)
     if at:
         console.print(f"going on after {done:,} users (--restart begins anew)", highlight=False)
@@ -136,6 +136,7 @@ class _Progress:
     def __init__(self, file: Path, channel: str) -> None:
         self._path = file.with_name(f".{file.name}.import")
         stat = file.stat()
+        self.size = stat.st_size
         # Of another file or channel it says nothing: then the import begins at the start, which harms nobody.
         self._of = {"channel": channel, "size": stat.st_size, "modified": stat.st_mtime_ns}
 
