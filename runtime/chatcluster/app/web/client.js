@@ -158,6 +158,7 @@ export class Client {
       case "error":
         if (frame.rid === hello && (frame.code === "bad_cursor" || frame.code === "bad_request")) {
           this.#hooks.forget(); // start as a new device: the cursors are no use here
+          return this.#lost(this.#turn, 1006, "the cursors were refused");
         }
         return this.#answer(frame.rid, (waiting) => waiting.reject(new Refusal(frame)));
       case "welcome":

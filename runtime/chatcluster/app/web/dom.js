@@ -40,9 +40,9 @@ export function avatar(key, name, { status, group = false, small = false } = {})
 }
 
 function hue(key) {
-  let sum = 7;
-  for (const letter of key) sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
-  return sum % 8;
+  let sum = 2166136261; // FNV-1a, folded: names that look alike get different colours
+  for (let at = 0; at < key.length; at++) sum = Math.imul(sum ^ key.charCodeAt(at), 16777619);
+  return ((sum ^ (sum >>> 15) ^ (sum >>> 24)) >>> 0) % 8;
 }
 
 function initials(name) {

@@ -1,15 +1,14 @@
-// The messages of the open conversation: drawing, scrolling, paging, the actions on one message.
+// The messages of the open conversation: drawing, scrolling, paging.
 
 import { compareIds } from "./ids.js";
 import { avatar, byId, h, icon, reconcile } from "./dom.js";
 import { view } from "./store.js";
 import { bodyNodes, clockTime, count, dayName, fullTime, names, oneLine, onlyEmoji, sameDay } from "./text.js";
+import { Tools } from "./tools.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender this close stand together
 const NEAR_PX = 90; // so close to the end counts as being there
 const AHEAD_PX = 600; // pages are asked for before they are needed
-const QUICK = ["👍", "❤️", "😂", "🎉", "😮", "😢"];
-const MORE = ["👏", "🙏", "🔥", "👀", "✅", "❌", "🤔", "😍", "😅", "😴", "🚀", "☕", "💡", "🐛", "🥳", "👋", "💯", "🙈"];
 
 export class Log {
   #session;
@@ -30,12 +29,9 @@ export class Log {
     this.#session = session;
     this.#people = people;
     this.#actions = actions;
-    this.#tools = this.#toolbar();
+    const admins = () => ["owner", "admin"].includes(session.store.channel(this.#channel).role);
+    this.#tools = new Tools({ root: this.#root, actions, mayDelete: ({ sender }) => sender === session.me || admins() });
     this.#root.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.#root.addEventListener("pointerover", (event) => this.#point(event.target.closest?.(".msg")));
-    this.#root.addEventListener("pointerleave", () => this.#unpoint());
-    this.#root.addEventListener("focusin", (event) => this.#point(event.target.closest?.(".msg")));
-    this.#root.addEventListener("click", (event) => this.#point(event.target.closest?.(".msg")));
     this.#root.addEventListener("keydown", (event) => this.#keys(event));
     this.#jump.addEventListener("click", () => this.toEnd());
     new ResizeObserver(() => this.#stuck && this.#bottom()).observe(this.#root);
@@ -51,7 +47,7 @@ export class Log {
       this.#missed = 0;
       this.#lastShown = null;
       this.#quotes.clear();
-      this.#closeTools();
+      this.#tools.close();
       this.#root.setAttribute("aria-live", "off"); // what was there already is not read aloud
       this.#root.keyed = new Map();
       this.#root.replaceChildren();
@@ -116,7 +112,7 @@ export class Log {
   #items(channel) {
     const { store, outbox, client } = this.#session;
     const items = [];
-    if (channel.floor === "0") items.push({ key: "start", sign: `start ${this.#people.title(channel)}`, start: this.#people.title(channel) });
+    if (channel.floor === "0") items.push({ key: "start", sign: `start ${this.#people.title(channel)}`, start: this.#people.title(channel), direct: channel.kind === "direct" });
     else items.push({ key: "older", sign: `older ${channel.floor == null} ${client.ready}`, older: true });
     const seen = this.#seen(channel);
     let before = null;
@@ -202,7 +198,7 @@ export class Log {
     if (item.shown) return this.#message(item, old);
     if (item.day) return h("div", { class: "day" }, h("span", { text: dayName(item.day) }));
     if (item.fresh) return h("div", { class: "fresh", role: "separator", "aria-label": "New messages" }, h("span", { text: "New" }));
-    if (item.start) return h("p", { class: "start" }, "This is the beginning of ", h("bdi", { text: item.start }), ".");
+    if (item.start) return h("p", { class: "start" }, `This is the beginning of ${item.direct ? "your conversation with " : ""}`, h("bdi", { text: item.start }), ".");
     if (item.newer) return h("p", { class: "older", text: "Loading newer messages…" });
     return h("p", { class: "older", text: this.#session.client.ready ? "Loading messages…" : "Older messages load when the connection is back." });
   }
@@ -226,12 +222,7 @@ export class Log {
       ),
     );
     element.item = item;
-    if (old && old.contains(this.#tools)) {
-      const focused = document.activeElement;
-      element.append(this.#tools);
-      this.#equip(element);
-      if (this.#tools.contains(focused)) queueMicrotask(() => focused.focus({ preventScroll: true }));
-    }
+    this.#tools.move(old, element);
     if (old === document.activeElement) queueMicrotask(() => element.focus({ preventScroll: true }));
     return element;
   }
@@ -346,106 +337,6 @@ export class Log {
   #page(flight) {
     this.#root.setAttribute("aria-live", "off");
     flight.finally(() => setTimeout(() => this.#root.setAttribute("aria-live", "polite"), 100));
-  }
-
-  // -- the actions on one message ---------------------------------------------------------------------------------
-
-  #toolbar() {
-    const button = (name, label, run) => h("button", { class: `tool ${name}`, type: "button", "aria-label": label, title: label, on: { click: (event) => run(event) } }, icon(name));
-    const bar = h("div", { class: "tools", role: "toolbar", "aria-label": "Message actions" });
-    const current = () => bar.parentElement.item.shown;
-    const picker = h("div", { class: "picker", role: "group", "aria-label": "Choose a reaction", hidden: true });
-    for (const emoji of [...QUICK, ...MORE]) {
-      picker.append(h("button", { type: "button", text: emoji, "aria-label": `React with ${emoji}`, on: { click: () => this.#react(current(), emoji) } }));
-    }
-    const smile = button("smile", "React", () => this.#togglePicker());
-    smile.setAttribute("aria-expanded", "false");
-    bar.append(smile, button("reply", "Reply", () => this.#act("reply", current())), button("edit", "Edit", () => this.#act("edit", current())), button("trash", "Delete", (event) => this.#confirm(event, current())), picker);
-    bar.addEventListener("keydown", (event) => this.#toolKeys(event, bar));
-    return bar;
-  }
-
-  #toolKeys(event, bar) {
-    const inPicker = event.target.closest(".picker");
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: inPicker ? 6 : 0, ArrowUp: inPicker ? -6 : 0 }[event.key];
-    if (step) {
-      const all = [...(inPicker ?? bar).querySelectorAll(":scope > button:not([hidden])")];
-      all[Math.min(all.length - 1, Math.max(0, all.indexOf(event.target) + step))].focus();
-      event.preventDefault();
-      event.stopPropagation();
-    } else if (event.key === "Escape") {
-      const message = bar.parentElement;
-      if (this.#pickerOpen()) {
-        this.#togglePicker(false);
-        bar.querySelector(".smile").focus();
-      } else message.focus();
-      event.preventDefault();
-      event.stopPropagation();
-    }
-  }
-
-  #pickerOpen() {
-    return !this.#tools.querySelector(".picker").hidden;
-  }
-
-  #togglePicker(open = !this.#pickerOpen()) {
-    const picker = this.#tools.querySelector(".picker");
-    picker.hidden = !open;
-    this.#tools.querySelector(".smile").setAttribute("aria-expanded", String(open));
-    if (!open) return;
-    const room = this.#tools.getBoundingClientRect().top - this.#root.getBoundingClientRect().top;
-    picker.classList.toggle("below", room < 190);
-    picker.firstChild.focus({ preventScroll: true });
-  }
-
-  #react(shown, emoji) {
-    this.#togglePicker(false);
-    this.#tools.parentElement.focus({ preventScroll: true });
-    this.#actions.react(shown, emoji);
-  }
-
-  #act(name, shown) {
-    this.#closeTools();
-    this.#actions[name](shown);
-  }
-
-  // Deleting asks once, in place: the button has to be pressed twice.
-  #confirm(event, shown) {
-    const button = event.currentTarget;
-    if (button.classList.contains("sure")) return this.#act("remove", shown);
-    button.classList.add("sure");
-    button.setAttribute("aria-label", "Press again to delete");
-    button.title = "Press again to delete";
-    return undefined;
-  }
-
-  #equip(element) {
-    const { shown, own, message } = element.item;
-    const admin = ["owner", "admin"].includes(this.#session.store.channel(this.#channel).role);
-    this.#tools.querySelector(".edit").hidden = !own;
-    const trash = this.#tools.querySelector(".trash");
-    trash.hidden = !(own || admin);
-    trash.classList.remove("sure");
-    trash.setAttribute("aria-label", "Delete");
-    trash.title = "Delete";
-    return message && !shown.gone && !shown.deleted;
-  }
-
-  #point(element) {
-    if (!element || this.#tools.parentElement === element) return;
-    if (this.#tools.contains(document.activeElement) && !element.contains(document.activeElement)) return;
-    this.#closeTools();
-    if (element.item && this.#equip(element)) element.append(this.#tools);
-  }
-
-  #unpoint() {
-    const element = this.#tools.parentElement;
-    if (element && !element.contains(document.activeElement)) this.#closeTools();
-  }
-
-  #closeTools() {
-    this.#togglePicker(false);
-    this.#tools.remove();
   }
 
   #keys(event) {
