@@ -134,7 +134,7 @@ class State:
         self._withdrawn: Window[str, None] = Window(window)
         self._by_key: Window[tuple[str, str, str], str] = Window(window)  # (channel, sender, client_id) -> shown id
         self._key_of: Window[str, tuple[str, str, str]] = Window(window)
-        self._hidden: Window[tuple[str, str, str], MessageReceived] = Window(window)
+        self._hidden: Window[tuple[str, str, str], dict[str, MessageReceived]] = Window(window)  # others of a key
         self._versions: Window[tuple[str, ...], int] = Window(window)
         self._declined: Window[str, None] = Window(window)
         if saved is not None:
@@ -329,7 +329,7 @@ class State:
         key = (message.channel, message.sender, message.client_id)
         shown = self._by_key.get(key)
         if shown is not None and shown != message.id:
-            self._hidden.put(key, received)
+            self._hidden.put(key, {**(self._hidden.get(key) or {}), message.id: received})
             self._key_of.put(message.id, key)
             return False
         self._by_key.put(key, message.id)
@@ -362,17 +362,15 @@ class State:
     def _withdraw(self, channel: str, gone: str, of: str | None) -> list[Effect]:
         key = self._key_of.get(gone)
         if key is not None:
-            hidden = self._hidden.get(key)
+            hidden = self._hidden.get(key) or {}
             if self._by_key.get(key) != gone:
-                # It was the hidden one: nobody saw it.
-                if hidden is not None and hidden.message.id == gone:
-                    self._hidden.pop(key)
+                hidden.pop(gone, None)  # it was a hidden one: nobody saw it
                 return []
             self._by_key.pop(key)
-            if hidden is not None:
-                self._hidden.pop(key)
-                self._show(hidden)
-                again = MessageReceived(hidden.message, hidden.live, instead_of=gone)
+            if hidden:
+                other = hidden.pop(next(iter(hidden)))
+                self._show(other)
+                again = MessageReceived(other.message, other.live, instead_of=gone)
                 return [Tell(Retracted(channel, gone, of)), Tell(again)]
         return [Tell(Retracted(channel, gone, of))]
 
