@@ -220,28 +220,38 @@ class Changes:
         return state, "owner" if caller.system or role is None else role
 
     async def _change(self, caller: Caller, channel: str, users: list[str], change: Change) -> None:
-        """One record per user that is not yet as wanted; back when the store shows all of them."""
+        """One record per user that is not yet as wanted; back when the store shows all of them.
+
+        In chunks, each stored before the next is appended: below the route's threshold every member's inbox
+        gets every addition, and a thousand at once would be told to one another before the route can switch.
+        """
+        found = await self._store.memberships(caller.tenant, channel, users)
+        wanted = change == "add"
+        todo = [user for user in users if (user in found and found[user].role is not None) is not wanted]
+        size = self._settings.bulk
+        try:
+            for start in range(0, len(todo), size):
+                await self._change_some(caller, channel, todo[start : start + size], change)
+        finally:
+            if todo:
+                self._cache.expire(caller.tenant, channel)
+
+    async def _change_some(self, caller: Caller, channel: str, users: list[str], change: Change) -> None:
         tenant = caller.tenant
         wanted = change == "add"
-        found = await self._store.memberships(tenant, channel, users)
-        todo = [user for user in users if (user in found and found[user].role is not None) is not wanted]
         records = [
-            MemberRecord(tenant, channel, self._mint(), caller.user, "", 0, PLAIN, user, change) for user in todo
+            MemberRecord(tenant, channel, self._mint(), caller.user, "", 0, PLAIN, user, change) for user in users
         ]
 
         async def there(offset: int) -> bool:
             # Rows beyond the last record: somebody changed it again, so ours has been.
-            now = await self._store.memberships(tenant, channel, todo)
+            now = await self._store.memberships(tenant, channel, users)
             return all(
                 (user in now and now[user].role is not None) is wanted or (user in now and now[user].offset >= offset)
-                for user in todo
+                for user in users
             )
 
-        if records:
-            try:
-                await self._append_and_see(records, there)
-            finally:
-                self._cache.expire(tenant, channel)
+        await self._append_and_see(records, there)
 
     # -- durable and readable -------------------------------------------------------------------------------
 

@@ -80,3 +80,5 @@ class RouterSettings(msgspec.Struct, frozen=True):
     """Unread messages are counted up to this."""
     max_members: int = 200_000
     """Members a channel may have."""
+    bulk: int = 100
+    """Members added or removed together: a chunk is stored before the next is appended."""
