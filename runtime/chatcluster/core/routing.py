@@ -5,10 +5,6 @@ from __future__ import annotations
 from chatcluster.core.ids import MAX_WORKER, SEQUENCE_BITS
 from chatcluster.core.records import PLAIN, Route, RouteRecord
 
-PROPOSER = MAX_WORKER
-"""Worker number in the ids of proposed route records: no router mints with it."""
-
-
 def wanted_route(route: Route, members: int, *, up: int, down: int) -> Route:
     """The route for this many members, with hysteresis: to ``channel`` at ``up``, back below ``down``."""
     if route == "inbox":
@@ -20,6 +16,7 @@ def proposal(tenant: str, channel: str, to: Route, trigger: int) -> RouteRecord:
     """The route record that an event of the channel gives rise to.
 
     Its id is a function of ``trigger``, that event's id: a replay proposes the same id again, which is a
-    repeat, and when the replay is old, void by age. A stale count switches nothing.
+    repeat, and when the replay is old, void by age. A stale count switches nothing. The worker number is
+    the trigger's complement: worker numbers are leased from below, so nobody mints the same id.
     """
-    return RouteRecord(tenant, channel, trigger | PROPOSER << SEQUENCE_BITS, "", "", 0, PLAIN, to)
+    return RouteRecord(tenant, channel, trigger ^ MAX_WORKER << SEQUENCE_BITS, "", "", 0, PLAIN, to)

@@ -34,14 +34,13 @@ class Work(Protocol):
 
 
 class _Progress:
-    __slots__ = ("committed", "generation", "log_time", "next", "published")
+    __slots__ = ("committed", "generation", "log_time", "next")
 
     def __init__(self, generation: int, offset: int) -> None:
         self.generation = generation
         self.next = offset
         self.log_time = 0
         self.committed = offset
-        self.published = -1
 
 
 class Stage:
@@ -172,15 +171,12 @@ class Stage:
         positions = {
             partition: Committed(progress.next, progress.log_time)
             for partition, progress in self._progress.items()
-            if progress.next != progress.published and progress.log_time
+            if progress.log_time
         }
         try:
-            if positions:
+            if positions:  # also when nothing moved: a cache may have forgotten it
                 async with asyncio.timeout(self._settings.tail_patience):
                     await self._tails.commit(self._topic, positions)
-                for partition, position in positions.items():
-                    if (progress := self._progress.get(partition)) is not None:
-                        progress.published = position.offset
             lag = 0
             for partition, progress in list(self._progress.items()):
                 lag += max(0, await self._reader.end(self._topic, partition) - progress.next)

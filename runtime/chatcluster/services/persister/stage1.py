@@ -5,7 +5,9 @@ The rules are in ``core.materialise``; here is what they need (states, verdicts)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from itertools import islice
 
 import msgspec
 
@@ -45,8 +47,10 @@ def readable(value: bytes, key: str) -> EventRecord | TickRecord:
         return record
     if isinstance(record, AliasRecord):
         raise ValueError("an alias never stands in the log")
-    if not 0 <= record.id <= MAX_ID:
-        raise ValueError("its id has more than 63 bits")
+    # A number that no store's column holds would make every write of its batch fail, for ever.
+    numbers = (record.id, record.digest, getattr(record, "message_id", 0), getattr(record, "reply_to", None) or 0)
+    if min(numbers) < 0 or max(numbers) > MAX_ID:
+        raise ValueError("a number has more than 63 bits")
     if key != channel_key(record.tenant, record.channel):
         raise ValueError("its key is another channel's")
     return record
@@ -202,11 +206,13 @@ class Stage1:
     async def _load(self, work: _Round) -> None:
         await self._loader.load(list(work.needs.values()))
         store, insist = self._store, self._patience.insist
-        for (at, sender, client_id), rows in work.earlier.items():
-            state = work.needs[at].state
-            rows.extend(
-                await insist(lambda: store.verdicts(state.tenant, state.channel, sender, client_id))  # noqa: B023
-            )
+        # When dedupe is silent every send is flagged: their rows are asked for together, not one after another.
+        suspects = iter(work.earlier)
+        while some := list(islice(suspects, self._settings.loads)):
+            async with asyncio.TaskGroup() as group:
+                for suspect in some:
+                    state = work.needs[suspect[0]].state
+                    group.create_task(self._verdicts(state, suspect, work.earlier[suspect]))
         if not work.events:
             return
         # The same id again is a repeat. What has no client_id is told by the row that the first one left.
@@ -220,6 +226,11 @@ class Stage1:
                 record = item.record
                 place = (record.tenant, record.channel, record.id)
                 item.repeated = first.setdefault(place, item.offset) < item.offset
+
+    async def _verdicts(self, state: ChannelState, key: Key, rows: list[VerdictRow]) -> None:
+        _, sender, client_id = key
+        store = self._store
+        rows += await self._patience.insist(lambda: store.verdicts(state.tenant, state.channel, sender, client_id))
 
     async def _write(self, out: Output, letters: Sequence[tuple[str, bytes]]) -> None:
         store, insist = self._store, self._patience.insist
