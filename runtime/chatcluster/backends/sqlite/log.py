@@ -20,14 +20,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 from zlib import crc32
 
 import msgspec
 
 from chatcluster.backends.sqlite.consumer import SqliteConsumer
 from chatcluster.backends.sqlite.files import (
-    PartitionsChanged,
     checkpoint,
     connect,
     locked,
@@ -36,14 +34,11 @@ from chatcluster.backends.sqlite.files import (
     wal_of,
     wal_size,
 )
+from chatcluster.backends.sqlite.log_schema import SCHEMA, VERSION, identity
 from chatcluster.backends.sqlite.recent import Recent
 from chatcluster.core.metrics import Metrics
-from chatcluster.core.records import INBOX, MESSAGES, TOPICS
 from chatcluster.ports import Clock, Entry, Failure, Full, Receipt, Report, Unavailable
 
-VERSION = 1
-PARTITIONS = {MESSAGES: 4, INBOX: 4}
-"""Partitions of a new folder's topics; the others have one."""
 MAX_RECORDS = 20_000
 """Records in flight; over it ``Full``."""
 MAX_BYTES = 32 * 1024 * 1024
@@ -55,16 +50,6 @@ CHORES_EVERY = 0.5
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """Size of the write-ahead log from which on it is moved into the database."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL, partitions INTEGER NOT NULL)
-    WITHOUT ROWID;
--- id: (topic number * 256 + partition) << 48 | first offset
-CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, time INTEGER NOT NULL,
-    payload BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS positions (consumers TEXT, topic TEXT, partition INTEGER, offset INTEGER NOT NULL,
-    PRIMARY KEY (consumers, topic, partition)) WITHOUT ROWID
-"""
 T = TypeVar("T")
 _SHIFT = 48
 _encode = msgspec.msgpack.Encoder().encode
@@ -115,7 +100,7 @@ class SqliteLog:
         self._writing = ThreadPoolExecutor(1, "log-write")
         self._reading = ThreadPoolExecutor(1, "log-read")
         self._keeping = ThreadPoolExecutor(1, "log-keep")
-        self._epoch, counts = _identity(self._writer, dict(partitions or {}), file)
+        self._epoch, counts = identity(self._writer, dict(partitions or {}), file)
         self._topics: dict[str, list[_Partition]] = {}
         for name, (topic, count) in counts.items():
             self._topics[name] = [self._load(name, topic, at, recent_bytes) for at in range(count)]
@@ -426,33 +411,3 @@ class SqliteLog:
         ).fetchone()
         end, time = (0, 0) if row is None else (row[0] - base + row[1], row[2])
         return _Partition(name, number, base, end, time, recent_bytes)
-
-
-def _identity(
-    connection: sqlite3.Connection, wanted: dict[str, int], file: Path
-) -> tuple[str, dict[str, tuple[int, int]]]:
-    """The folder's epoch, and topic → (number, partitions). Raises ``PartitionsChanged``."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (uuid4().hex[:12],))
-        known = {name: (number, count) for name, number, count in connection.execute("SELECT * FROM topics")}
-        for name in (*TOPICS, *(name for name in wanted if name not in TOPICS)):
-            if name in known:
-                count = wanted.get(name, known[name][1])
-                if count != known[name][1]:
-                    raise PartitionsChanged(
-                        f"{file}: topic {name} has {known[name][1]} partitions, {count} are asked for; the number is "
-                        f"fixed when the folder is made: set it back to {known[name][1]}, or choose another data folder"
-                    )
-            else:
-                count = wanted.get(name, PARTITIONS.get(name, 1))
-                if not 1 <= count <= 256:
-                    raise PartitionsChanged(f"{file}: topic {name} cannot have {count} partitions; allowed: 1 to 256")
-                known[name] = (len(known), count)
-                connection.execute("INSERT INTO topics VALUES (?, ?, ?)", (name, *known[name]))
-        epoch = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()[0]
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-    return epoch, known

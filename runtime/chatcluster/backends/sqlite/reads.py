@@ -126,7 +126,8 @@ class SqliteReads:
         (row,) = await self._ask(
             (
                 (
-                    f"SELECT json_group_array({_MESSAGE}) FROM (SELECT * FROM messages WHERE tenant = ? AND channel = ? "
+                    f"SELECT json_group_array({_MESSAGE}) FROM (SELECT * FROM messages WHERE tenant "
+                    f"= ? AND channel = ? "
                     f"AND id > ? AND id < ? ORDER BY id {order} LIMIT ?) m {_CELLS}"
                 ),
                 (tenant, channel, -1 if after is None else after, _MAX if before is None else before, limit),
@@ -171,7 +172,8 @@ class SqliteReads:
             *(
                 (
                     (
-                        f"{keys} SELECT json_group_array(json_array(a, id)) FROM (SELECT a, (SELECT max(id) FROM messages "
+                        f"{keys} SELECT json_group_array(json_array(a, id)) FROM (SELECT a, (SELECT "
+                        f"max(id) FROM messages "
                         "WHERE tenant = ? AND channel = k.a) AS id FROM k) WHERE id IS NOT NULL"
                     ),
                     (*values, tenant),
@@ -211,7 +213,8 @@ class SqliteReads:
         (row,) = await self._ask(
             (
                 (
-                    f"SELECT json_group_array({_ENTRY}) FROM (SELECT * FROM timelines WHERE timeline = ? AND offset > ? "
+                    f"SELECT json_group_array({_ENTRY}) FROM (SELECT * FROM timelines WHERE "
+                    f"timeline = ? AND offset > ? "
                     f"ORDER BY offset LIMIT ?) t {_EVENTS}"
                 ),
                 (timeline, after, limit),
@@ -241,7 +244,8 @@ class SqliteReads:
         (row,) = await self._ask(
             (
                 (
-                    "SELECT c.kind, c.name, c.creator, c.created, c.offset, r.route, r.offset, r.since, m.offset, m.count "
+                    "SELECT c.kind, c.name, c.creator, c.created, c.offset, r.route, r.offset, "
+                    "r.since, m.offset, m.count "
                     "FROM channels c "
                     "LEFT JOIN (SELECT * FROM routes WHERE tenant = ? AND channel = ? ORDER BY offset DESC LIMIT 1) r "
                     "LEFT JOIN (SELECT offset, count FROM members WHERE tenant = ? AND channel = ? "
@@ -274,7 +278,8 @@ class SqliteReads:
                 (
                     (
                         f"{keys} SELECT json_group_array(json_array(m.user, m.role, m.offset)) FROM k JOIN members m "
-                        "ON m.user = k.a AND m.offset = (SELECT max(offset) FROM members WHERE tenant = ? AND channel = ? "
+                        "ON m.user = k.a AND m.offset = (SELECT max(offset) FROM members WHERE "
+                        "tenant = ? AND channel = ? "
                         "AND user = k.a AND offset <= ?) WHERE m.tenant = ? AND m.channel = ?"
                     ),
                     (*values, tenant, channel, _MAX if at is None else at, tenant, channel),
@@ -341,7 +346,8 @@ class SqliteReads:
         (row,) = await self._ask(
             (
                 (
-                    "SELECT json_group_array(json_array(channel, offset, role)) FROM (SELECT channel, offset, role FROM "
+                    "SELECT json_group_array(json_array(channel, offset, role)) FROM (SELECT "
+                    "channel, offset, role FROM "
                     "user_channels WHERE tenant = ? AND user = ? AND channel > ? AND role IS NOT NULL "
                     "ORDER BY channel LIMIT ?)"
                 ),
