@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from chatcluster.core.cursor import START
+from chatcluster.core.cursor import START, Cursor
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.wire import wire_event
-from chatcluster.ports import StoreReader, TailEntry
+from chatcluster.ports import Clock, StoreReader, TailEntry
 from chatcluster.services.gateway.hub import Hub, Topic
 from chatcluster.services.gateway.marks import Marks
 from chatcluster.services.gateway.prover import Places, Prover
@@ -43,6 +43,7 @@ class CatchUp:
         reader: TimelineReader,
         store: StoreReader,
         log: Places,
+        clock: Clock,
         metrics: Metrics,
         settings: SessionSettings,
     ) -> None:
@@ -52,6 +53,7 @@ class CatchUp:
         self._reader = reader
         self._store = store
         self._log = log
+        self._clock = clock
         self._settings = settings
         self._store_reads = metrics.counter("resume_store_reads_total", "Reads of the store for resumes and follows.")
 
@@ -68,22 +70,32 @@ class CatchUp:
         for topic in new:
             if not topic.known:
                 row = rows.get(topic.key)
+                self._prover.looked(topic, self._clock.monotonic())
+                if topic.pending is not None:
+                    # Heard since the subscription, told to nobody yet: the row may be behind C already, where no
+                    # entry would prove it. What is not brings the timeline.
+                    self._hub.pending -= len(topic.pending)
+                    topic.pending = None
                 if row is None:
                     topic.start(START, 0)
                 else:
                     topic.start(row.offset, row.record.id)
 
-    def absorb(self, topic: Topic, after: int, page: Page) -> bool:
-        """Whether a tail's page leads from ``after`` to the topic's cursor, right after it was read.
+    def absorb(self, topic: Topic, cursor: Cursor, page: Page) -> bool:
+        """Whether a tail's page leads from ``cursor`` to the topic's cursor, right after it was read.
 
         It is the cursor of a topic that is new here, and moves one that is behind it.
         """
         if page.more:
             return False
         entries = page.entries
+        after = cursor.offset
         end = entries[-1].offset if entries else after
         if not topic.known:
-            topic.start(end, entries[-1].record.id if entries else 0)
+            for entry in entries:  # heard since the subscription, and durable already
+                self._hub.pending -= topic.forget(entry.record.id)
+            topic.start(end, entries[-1].record.id if entries else cursor.last_id)
+            self._prover.looked(topic, self._clock.monotonic())
             return True
         if after > topic.cursor or end < topic.cursor:
             return False
@@ -95,7 +107,7 @@ class CatchUp:
         """The entries in (after, C], C as it is when this returns. Raises ``Unavailable``."""
         found: list[TailEntry] = []
         if after > topic.cursor:
-            await self._prover.prove([topic], stored=True)  # another gateway may be ahead of this one
+            await self._prover.prove_stored([topic])  # another gateway may be ahead of this one
             if after > topic.cursor:
                 return Reach.AHEAD, found
         at = after

@@ -142,6 +142,7 @@ class Follows:
                 key = channel_timeline(session.tenant, job.channel)
                 job.topic = self._hub.topic(key, session.tenant, job.channel)
                 self._joining.setdefault(job.topic, {})[job] = None
+                job.topic.holds += 1
             topics.setdefault(job.topic, []).append(job)
         await self._hub.subscribe(topics)
         await self._catchup.open(list(topics))
@@ -304,7 +305,9 @@ class Follows:
             return
         joining = self._joining.get(topic)
         if joining is not None:
-            joining.pop(job, None)
+            if job in joining:
+                del joining[job]
+                topic.holds -= 1
             if not joining:
                 del self._joining[topic]
                 self._hub.left(topic, self._clock.monotonic())

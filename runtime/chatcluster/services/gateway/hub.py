@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chatcluster.core.cursor import Cursor, encode_cursor
 from chatcluster.core.frames import JSON, MSGPACK, ServerFrame
 from chatcluster.core.proof import UNKNOWN, Proof
 from chatcluster.core.wire import INBOX_WIRE, channel_wire
-from chatcluster.ports import Bus
+from chatcluster.ports import Bus, Unavailable
 
 if TYPE_CHECKING:
     from chatcluster.services.gateway.session import Session
@@ -61,6 +62,7 @@ class Topic(Proof):
 
     __slots__ = (
         "active_until",
+        "holds",
         "key",
         "members",
         "moved",
@@ -86,6 +88,7 @@ class Topic(Proof):
         self.sessions = ()
         self.waiting: tuple[Session, ...] = ()
         self.members: dict[str, int] | None = None  # channel topics: user to the version of the membership checked
+        self.holds = 0  # sessions on their way to a channel
         self.slot = hash(key) % SLOTS
         self.subscribed = False
         self.moved = False
@@ -98,6 +101,16 @@ class Topic(Proof):
     @property
     def is_inbox(self) -> bool:
         return self.key[0] == "u"
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is here or on the way."""
+        return not self.sessions and not self.waiting and not self.holds
+
+    def end(self) -> None:
+        """The hub forgot it."""
+        self.cursor = UNKNOWN
+        self.pending = None
 
     @property
     def known(self) -> bool:
@@ -144,6 +157,7 @@ class Hub:
         self._order = asyncio.Lock()  # subscribe and unsubscribe of one topic must not overtake each other
         self._idle: dict[Topic, float] = {}
         self._linger = linger
+        self._deaf: dict[Topic, None] = {}  # topics that the bus did not take
         self.frame_bytes = frame_bytes
         self.topics: dict[str, Topic] = {}
         self.wheel: list[dict[Topic, None]] = [{} for _ in range(SLOTS)]
@@ -162,43 +176,55 @@ class Hub:
         return topic
 
     async def subscribe(self, topics: Iterable[Topic]) -> None:
-        """Returns when later publishes on all of them reach this gateway. One call to the bus."""
+        """Returns when later publishes on all of them reach this gateway. One call to the bus.
+
+        A bus that does not answer is no reason to refuse anybody (the proof brings everything, only later):
+        it is asked again by ``resubscribe``.
+        """
         if all(topic.subscribed for topic in topics):
             return
         async with self._order:
             new = [topic for topic in topics if not topic.subscribed]
             if new:
-                await self._bus.subscribe([topic.key for topic in new])
+                try:
+                    await self._bus.subscribe([topic.key for topic in new])
+                except Unavailable:
+                    self._deaf.update(dict.fromkeys(new))
+                    return
                 for topic in new:
                     topic.subscribed = True
 
+    async def resubscribe(self) -> Sequence[Topic]:
+        """Try what failed before. Returns the topics that hear again: they may have missed something."""
+        deaf = [topic for topic in self._deaf if self.topics.get(topic.key) is topic]
+        self._deaf.clear()
+        await self.subscribe(deaf)
+        return [topic for topic in deaf if topic.subscribed]
+
     def left(self, topic: Topic, now: float) -> None:
-        """Somebody left: a topic without anybody goes after its linger."""
-        if not topic.sessions and not topic.waiting:
-            self._idle.pop(topic, None)
-            self._idle[topic] = now + self._linger
+        """Somebody left: a topic without anybody goes after its linger, one that never began at once."""
+        if topic.empty:
+            self._idle[topic] = now + self._linger if topic.known else now
 
     async def sweep(self, now: float) -> None:
-        """Forget topics that were empty for their linger. In the order in which they became so."""
-        gone: list[Topic] = []
-        for topic, at in self._idle.items():
-            if at > now:
-                break
-            gone.append(topic)
+        """Forget topics that were empty for their linger."""
+        gone = [topic for topic, at in self._idle.items() if at <= now]
         for topic in gone:
             del self._idle[topic]
-            if topic.sessions or topic.waiting:
+            if not topic.empty:
                 continue
             del self.topics[topic.key]
             self.moved.pop(topic, None)
             del self.wheel[topic.slot][topic]
             if topic.pending is not None:
                 self.pending -= len(topic.pending)
+            topic.end()  # a read on its way must not move it any more
         if gone:
             async with self._order:
                 keys = [topic.key for topic in gone if topic.subscribed and topic.key not in self.topics]
                 if keys:
-                    await self._bus.unsubscribe(keys)
+                    with suppress(Unavailable):
+                        await self._bus.unsubscribe(keys)
 
     def touch(self, topic: Topic, mark_at: float) -> None:
         """The topic's cursor or pending ids changed: its sessions are due a mark, not before ``mark_at``."""

@@ -24,6 +24,9 @@ from chatcluster.services.reader import TimelineReader
 OnTurn = Callable[[Topic, TailEntry], None]
 """Called for a durable member or route entry of a topic."""
 
+CLAIMS = 50
+"""Claimed ids of one session that are decided in one round: each may cost a look into all of the user's channels."""
+
 
 class Places(Protocol):
     """What of the log a gateway must know."""
@@ -59,8 +62,8 @@ class Prover:
         self._active: dict[Topic, None] = {}
         self._nudged: dict[Topic, None] = {}
         self._nudge = asyncio.Event()
-        self._suspect: dict[Topic, None] = {}  # after Lost: to be checked from the store
-        self._lost = asyncio.Event()
+        self._suspect: dict[Topic, None] = {}  # to be checked from the store
+        self._doubt = asyncio.Event()
         self._store_reads = asyncio.Semaphore(settings.store_reads)
         self._committed: Mapping[int, Committed] = {}
         self._floor = 0
@@ -77,6 +80,8 @@ class Prover:
 
     def apply(self, topic: Topic, entries: Sequence[TailEntry]) -> None:
         """Move a topic over entries that continue it without a hole; tell the attached what they miss."""
+        if not topic.known:
+            return
         cursor = topic.cursor
         held = len(topic.pending or ())
         wires: list[Wire] = []
@@ -99,8 +104,10 @@ class Prover:
             else:
                 self._delay.observe(max(0, now - id_time(record.id)) / 1000)
             if claimants:
-                for session in topic.sessions:
-                    session.disclaim(record.id)
+                few = topic.sessions if len(topic.sessions) <= len(claimants) else tuple(claimants)
+                for session in few:
+                    if session.claims is not None and session in topic.sessions:
+                        session.disclaim(record.id)
             if turn:
                 self._flush(topic, wires)
                 self.after_turn(topic, entry)
@@ -137,31 +144,41 @@ class Prover:
             self._nudge.set()
 
     def suspect(self, topics: Iterable[Topic]) -> None:
-        """The bus lost something: these are checked from the store (section 5)."""
-        for topic in topics:
-            self._suspect[topic] = None
-        self._lost.set()
+        """Check these from the store: what the tails say of them is not enough, or not to be trusted (``Lost``)."""
+        self._suspect.update(dict.fromkeys(topics))
+        if self._suspect:
+            self._doubt.set()
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    async def prove(self, topics: Sequence[Topic], *, stored: bool = False) -> None:
-        """Read what is after each topic's cursor and apply it. ``stored``: ask the store whatever the tails say."""
-        now = self._clock.monotonic()
+    async def prove(self, topics: Sequence[Topic]) -> None:
+        """Read what the tails have after each topic's cursor and apply it; what they do not cover is left to
+
+        the loop that asks the store, so that a slow store does not delay what the tails prove.
+        """
         known = [topic for topic in topics if topic.known]
+        if not known:
+            return
+        pages = await self._reader.covered([(topic.key, topic.cursor) for topic in known], self._settings.page)
+        now = self._clock.monotonic()
         unsure: list[Topic] = []
-        if stored:
-            unsure = known
-        elif known:
-            pages = await self._reader.covered([(topic.key, topic.cursor) for topic in known], self._settings.page)
-            for topic, page in zip(known, pages, strict=True):
-                if page is not None:
-                    self.apply(topic, page.entries)
-                    if now >= topic.newest_at:
-                        unsure.append(topic)
-                elif topic.pending is not None or now >= topic.store_after or now >= topic.newest_at:
-                    unsure.append(topic)
-        if unsure:
-            await self._from_store(unsure, now)
+        for topic, page in zip(known, pages, strict=True):
+            if page is not None:
+                self.apply(topic, page.entries)
+                if page.more:
+                    self._nudged[topic] = None
+                    self._nudge.set()
+                if now >= topic.newest_at:
+                    unsure.append(topic)  # a fail-over may have eaten the tail's last entry silently
+            elif topic.pending is not None or now >= topic.store_after or now >= topic.newest_at:
+                unsure.append(topic)
+        self.suspect(unsure)
+
+    async def prove_stored(self, topics: Sequence[Topic]) -> None:
+        """The same from the store, whatever the tails say."""
+        known = [topic for topic in topics if topic.known]
+        if known:
+            await self._from_store(known, self._clock.monotonic())
 
     async def _from_store(self, topics: Sequence[Topic], now: float) -> None:
         """Newest rows first, for all at once: most topics have nothing new, and that costs one read for many."""
@@ -172,7 +189,7 @@ class Prover:
             return  # pending stays pending; the next round asks again
         behind: list[Topic] = []
         for topic in topics:
-            topic.newest_at = now + self._settings.newest_interval
+            self.looked(topic, now)
             row = newest.get(topic.key)
             if row is not None and row.offset > topic.cursor:
                 behind.append(topic)
@@ -180,6 +197,10 @@ class Prover:
                 self._trust(topic, now)
         if behind:
             await asyncio.gather(*(self._catch_up(topic) for topic in behind))
+
+    def looked(self, topic: Topic, now: float) -> None:
+        """Its newest row was read just now. The next look is spread over half of the interval."""
+        topic.newest_at = now + self._settings.newest_interval * (0.5 + 0.5 * topic.slot / SLOTS)
 
     def _trust(self, topic: Topic, now: float) -> None:
         """The store has nothing new and there is no tail (an inbox that never got anything, or an expired tail).
@@ -202,7 +223,7 @@ class Prover:
                     self._failed.add()
                     return
                 self.apply(topic, page.entries)
-                more = page.more
+                more = page.more and topic.known
 
     # -- loops -------------------------------------------------------------------------------------------
 
@@ -211,7 +232,7 @@ class Prover:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._rounds())
             tasks.create_task(self._nudges())
-            tasks.create_task(self._losses())
+            tasks.create_task(self._doubts())
             tasks.create_task(self._settling())
 
     async def _rounds(self) -> None:
@@ -233,12 +254,12 @@ class Prover:
                     topic.rest()
                 elif topic.slot % ring == tick % ring:
                     topics[topic] = None
-            await self._batches(list(topics), stored=False)
+            await self._batches(list(topics))
 
-    async def _batches(self, topics: list[Topic], *, stored: bool) -> None:
+    async def _batches(self, topics: list[Topic]) -> None:
         size = self._settings.batch
         for start in range(0, len(topics), size):
-            await self.prove(topics[start : start + size], stored=stored)
+            await self.prove(topics[start : start + size])
 
     async def _nudges(self) -> None:
         while True:
@@ -246,19 +267,19 @@ class Prover:
             await asyncio.sleep(self._settings.nudge_delay)
             self._nudge.clear()
             nudged, self._nudged = self._nudged, {}
-            await self._batches(list(nudged), stored=False)
+            await self._batches(list(nudged))
 
-    async def _losses(self) -> None:
+    async def _doubts(self) -> None:
         """Paced: a lost connection concerns every topic at once."""
         while True:
-            await self._lost.wait()
+            await self._doubt.wait()
             size = self._settings.batch
             batch = list(self._suspect)[:size]
             for topic in batch:
                 del self._suspect[topic]
             if not self._suspect:
-                self._lost.clear()
-            await self.prove(batch, stored=True)
+                self._doubt.clear()
+            await self.prove_stored(batch)
             await asyncio.sleep(self._settings.nudge_delay)
 
     async def _settling(self) -> None:
@@ -335,21 +356,24 @@ class Prover:
     async def _settle_claims(self, everywhere: int | None) -> None:
         """Ids that clients hold as pending from elsewhere (``resume.pending``, a channel left)."""
         for session in list(self._hub.claimants):
-            for event_id, channel in list((session.claims or {}).items()):
+            doubtful: list[tuple[int, str | None]] = []
+            for event_id, channel in (session.claims or {}).items():
                 log_time = everywhere if channel is None else self.log_time(session.tenant, channel)
-                if log_time is None or not settled(event_id, log_time):
-                    continue
-                try:
-                    verdict = await self._claim(session, event_id, channel)
-                except Unavailable:
-                    self._failed.add()
-                    return
-                if session.disclaim(event_id):
-                    if verdict is not None:
-                        session.link.send(retracted(verdict, event_id, INBOX_WIRE))
+                if log_time is not None and settled(event_id, log_time):
+                    doubtful.append((event_id, channel))
+            try:
+                for event_id, channel in doubtful[:CLAIMS]:
+                    untrue = await self._claim(session, event_id, channel)
+                    if not session.disclaim(event_id):
+                        continue  # its entry came meanwhile
+                    if untrue is not None:
+                        session.link.send(retracted(untrue, event_id, INBOX_WIRE))
                         self._retracted.add()
                     if session.inbox is not None:
                         self.touch(session.inbox)
+            except Unavailable:
+                self._failed.add()
+                return  # they stay claimed: asked again
 
     async def _claim(self, session: Session, event_id: int, channel: str | None) -> str | None:
         """None when the claimed event is true for this user; else the channel to name in its retraction."""

@@ -203,7 +203,7 @@ class Resumer:
     async def _quick(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Welcome whoever needs no more than one read of the tails and one of newest rows; returns the others."""
         rest: list[Arrival] = []
-        reads: list[tuple[Arrival, int]] = []
+        reads: list[tuple[Arrival, Cursor]] = []
         fresh: list[Arrival] = []
         for arrival in arrivals:
             resume = arrival.hello.resume
@@ -214,15 +214,15 @@ class Resumer:
                 if arrival.topic.known and after.offset == arrival.topic.cursor:
                     self._welcome(arrival, (), [])
                 else:
-                    reads.append((arrival, after.offset))
+                    reads.append((arrival, after))
             else:
                 fresh.append(arrival)
         if reads:
             pages = await self._reader.covered(
-                [(arrival.topic.key, offset) for arrival, offset in reads], self._settings.resume_events
+                [(arrival.topic.key, cursor.offset) for arrival, cursor in reads], self._settings.resume_events
             )
-            for (arrival, offset), page in zip(reads, pages, strict=True):
-                if page is not None and self._catchup.absorb(arrival.topic, offset, page):
+            for (arrival, cursor), page in zip(reads, pages, strict=True):
+                if page is not None and self._catchup.absorb(arrival.topic, cursor, page):
                     self._welcome(arrival, page.entries, [])
                 else:
                     rest.append(arrival)

@@ -49,8 +49,9 @@ class SessionSettings(msgspec.Struct, frozen=True):
     settle_interval: float = 2.0
     """Between two looks at the committed positions for live events that never became true."""
 
-    pending_per_topic: int = 2_000
-    """Live events of one topic not yet proven. Over it events are told when they are durable."""
+    pending_per_topic: int = 1_000
+    """Live events of one topic not yet proven. Over it events are told when they are durable. As many as a
+    client may name in ``resume.pending``."""
 
     pending_total: int = 200_000
     """The same for all topics: about 100 MB of records."""

@@ -80,6 +80,7 @@ class Sessions:
             reader=reader,
             store=store,
             log=log,
+            clock=clock,
             metrics=metrics,
             settings=settings,
         )
@@ -161,6 +162,7 @@ class Sessions:
         while True:
             await asyncio.sleep(self.settings.linger / 4)
             await self.hub.sweep(self._clock.monotonic())
+            self.prover.suspect(await self.hub.resubscribe())
 
     async def _listen(self) -> None:
         await self._bus.subscribe([self._own])
