@@ -27,7 +27,19 @@ from chatcluster.services.gateway.session_settings import SessionSettings
 class Job:
     """A session on its way to a channel."""
 
-    __slots__ = ("after", "channel", "checked", "following", "reach", "rid", "route", "session", "topic", "turns")
+    __slots__ = (
+        "after",
+        "channel",
+        "checked",
+        "done",
+        "following",
+        "reach",
+        "rid",
+        "route",
+        "session",
+        "topic",
+        "turns",
+    )
 
     def __init__(self, session: Session, channel: str, following: Following, rid: str | None) -> None:
         self.session = session
@@ -38,6 +50,7 @@ class Job:
         self.reach = Reach.OK  # of the cursor that the client gave
         self.route: Route = "channel"
         self.checked = False
+        self.done = False  # answered: once, whatever happens later
         self.topic: Topic | None = None
         self.turns: list[TailEntry] = []  # member and route entries that the topic passed meanwhile
 
@@ -246,6 +259,7 @@ class Follows:
 
     def _refuse(self, job: Job, code: ErrorCode) -> None:
         """No. Nothing of the channel is told apart from what an unknown channel would tell."""
+        job.done = True
         self.drop(job.session, job.channel)
         if job.rid is not None:
             text = "no such channel" if code == "no_such_channel" else "the store does not answer, try again"
@@ -253,6 +267,9 @@ class Follows:
 
     def _finish(self, job: Job, reach: Reach, entries: Sequence[TailEntry]) -> None:
         """Answer, send, attach, mark: without a pause, so nothing falls between."""
+        if job.done:
+            return
+        job.done = True
         session = job.session
         topic = job.topic
         if not job.wanted:

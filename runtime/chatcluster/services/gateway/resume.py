@@ -285,8 +285,11 @@ class Resumer:
             for job in jobs:
                 self._follows.abandon(job)
             return
+        for job in jobs:
+            if not job.checked:
+                self._follows.abandon(job)  # no member, or no such channel: ``welcome.follow`` does not name it
         self._welcome(arrival, entries, jobs)
-        self._follows.start(jobs)
+        self._follows.start([job for job in jobs if job.checked])
 
     async def _channels(self, arrival: Arrival) -> list[Job]:
         """The large channels to follow: those named, else the most recent ones."""
