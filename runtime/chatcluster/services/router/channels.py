@@ -109,6 +109,7 @@ class ChannelCache:
         # Large channels, per user: role and when it was read.
         self._roles: OrderedDict[tuple[str, str], tuple[Role | None, float]] = OrderedDict()
         self._loads: dict[str, _Load] = {}
+        self._turns = asyncio.Semaphore(settings.loads)
         self._group: asyncio.TaskGroup | None = None
         self._read_total = metrics.counter("router_channel_reads_total", "Channels read from the store")
         self._failed = metrics.counter("router_channel_read_failures_total", "Channel reads without an answer")
@@ -258,7 +259,8 @@ class ChannelCache:
                 waiters, load.waiters = load.waiters, []
                 ok = True
                 try:
-                    await self._read(load, {user for user, _ in waiters})
+                    async with self._turns:
+                        await self._read(load, {user for user, _ in waiters})
                 except Unavailable:
                     self._failed.add()
                     ok = False

@@ -54,8 +54,10 @@ class RouterSettings(msgspec.Struct, frozen=True):
     """Channels in the cache (2 members: about 1 KiB each)."""
     max_memberships: int = 200_000
     """Memberships of large channels in the cache (about 300 bytes each)."""
-    max_loads: int = 256
-    """Channels being loaded at once; over it: ``overloaded``."""
+    max_loads: int = 10_000
+    """Channels that are being loaded or wait for it (a start finds them all cold); over it: ``overloaded``."""
+    loads: int = 64
+    """Channels read from the store at the same time."""
     fresh: float = 3.0
     """Age from which a cached channel is read again in the background."""
     stale: float = 5.0
