@@ -145,7 +145,10 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {
             str(route.status): {"description": "Done.", "content": _json(route.answer.__name__)},
             # A reference may have a description of its own (OpenAPI 3.1).
-            **{status: {"$ref": "#/components/responses/Error", "description": text} for status, text in _ERRORS.items()},
+            **{
+                status: {"$ref": "#/components/responses/Error", "description": text}
+                for status, text in _ERRORS.items()
+            },
         },
     }
     if route.body is not None:

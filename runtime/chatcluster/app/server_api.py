@@ -78,7 +78,10 @@ class ApiSettings(msgspec.Struct, frozen=True):
     """Section ``api``."""
 
     timeout_s: float = 60.0
-    """Time of one call, its body included. A bulk call waits until its members are durable and readable."""
+    """Time of one call, its body included; a bulk call has it for each 1,000 users.
+
+    Members are answered when durable and readable: some ms each where a channel's records go one by one.
+    """
     in_flight: int = 256
     """Calls handled at once; over it ``overloaded``. A product's back end needs no more, a loop gone wild does."""
 
@@ -141,8 +144,10 @@ class ServerApi:
                     raise refuse("overloaded", "too many calls at once")
                 self._in_flight += 1
                 try:
-                    async with asyncio.timeout(self._settings.timeout_s):
-                        answer = await handler(await self._call(route, request))
+                    async with asyncio.timeout(self._settings.timeout_s) as deadline:
+                        call = await self._call(route, request)
+                        call.deadline = deadline
+                        answer = await handler(call)
                 finally:
                     self._in_flight -= 1
                 response = _json(route.status, answer)
@@ -252,6 +257,7 @@ class ServerApi:
         done = 0
         for start in range(0, len(users), CHUNK):
             part = users[start : start + CHUNK]
+            call.go_on(self._settings.timeout_s)
             try:
                 await self._reply(call.caller(), change(_RID, channel, part))
             except ApiError as error:
@@ -310,11 +316,12 @@ class ServerApi:
 class Call:
     """One call, its credentials and inputs checked."""
 
-    __slots__ = ("_body", "_query", "grant", "path")
+    __slots__ = ("_body", "_query", "deadline", "grant", "path")
 
     def __init__(self, grant: Grant, path: Mapping[str, str], query: BaseModel, body: BaseModel | None) -> None:
         self.grant = grant
         self.path = path
+        self.deadline: asyncio.Timeout | None = None
         self._query = query
         self._body = body
 
@@ -327,6 +334,11 @@ class Call:
         """The query."""
         assert isinstance(self._query, model)
         return self._query
+
+    def go_on(self, seconds: float) -> None:
+        """The call has ``seconds`` from now."""
+        if self.deadline is not None:
+            self.deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def caller(self, user: str | None = None) -> Caller:
         """On whose behalf: above membership and roles, in the key's tenant and no other."""
