@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.utils import get_cwidth
 
 from chatcluster.app.terminal.talk import Conversation, Talk
 from chatcluster.app.terminal.text import clean, clock
@@ -23,6 +26,8 @@ STYLE = {
     "wait": "ansiyellow",
     "bar": "reverse",
 }
+INDENT = 11
+"""Columns before the second line of a message."""
 WINDOW = 200
 """Messages drawn at once."""
 
@@ -46,7 +51,7 @@ def conversations(talk: Talk, width: int) -> Fragments:
     return out
 
 
-def messages(talk: Talk, scrolled: int) -> Fragments:
+def messages(talk: Talk, scrolled: int, width: int) -> Fragments:
     """The current conversation, ``scrolled`` messages back from its end."""
     conversation = talk.current
     if conversation is None:
@@ -60,12 +65,12 @@ def messages(talk: Talk, scrolled: int) -> Fragments:
         out.append(("class:quiet", "  the beginning\n"))
     others = [int(read) for user, read in view.reads.items() if user != talk.chat.user]
     for row in shown:
-        out += _message(talk, conversation, row, max(others, default=0))
+        out += _message(talk, conversation, row, max(others, default=0), width)
     out.append(("[SetCursorPosition]", ""))
     return out
 
 
-def _message(talk: Talk, conversation: Conversation, row: Shown, read: int) -> Fragments:
+def _message(talk: Talk, conversation: Conversation, row: Shown, read: int, width: int) -> Fragments:
     message = row.message
     own = message.sender == talk.chat.user
     number = f"{talk.number(conversation, message.id):>4} " if message.id else "     "
@@ -81,7 +86,8 @@ def _message(talk: Talk, conversation: Conversation, row: Shown, read: int) -> F
     if message.deleted:
         out.append(("class:quiet italic", "deleted"))
     else:
-        out.append((style, clean(message.body, lines=True).replace("\n", "\n           ")))
+        at = sum(get_cwidth(fragment[1]) for fragment in out)
+        out.append((style, _wrap(clean(message.body, lines=True), at, width)))
     if message.edited is not None and not message.deleted:
         out.append(("class:quiet", " (edited)"))
     for emoji, users in message.reactions.items():
@@ -89,6 +95,16 @@ def _message(talk: Talk, conversation: Conversation, row: Shown, read: int) -> F
     out += _mark(row, own, read)
     out.append(("", "\n"))
     return out
+
+
+def _wrap(text: str, at: int, width: int) -> str:
+    """``text`` broken between words, beginning at column ``at``; its other lines stand under each other."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        room = " " * (at if not lines else INDENT)
+        wrapped = wrap(line, max(10, width - 4), initial_indent=room, subsequent_indent=" " * INDENT)
+        lines.extend(wrapped or [room])
+    return "\n".join(lines)[at:]
 
 
 def _mark(row: Shown, own: bool, read: int) -> Fragments:

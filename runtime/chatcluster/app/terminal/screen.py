@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import Completer, WordCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -50,7 +52,7 @@ class Screen:
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._input = Buffer(
             multiline=True,
-            completer=_completer(),
+            completer=_Commands(),
             complete_while_typing=Condition(lambda: self._input.text.startswith("/")),
             history=InMemoryHistory(),
             on_text_changed=self._typed,
@@ -126,7 +128,8 @@ class Screen:
             FormattedTextControl(lambda: rendering.conversations(talk, LIST_WIDTH)), width=LIST_WIDTH, wrap_lines=False
         )
         shown = Window(
-            FormattedTextControl(lambda: rendering.messages(talk, self._scrolled), show_cursor=False), wrap_lines=True
+            FormattedTextControl(lambda: rendering.messages(talk, self._scrolled, self._width()), show_cursor=False),
+            wrap_lines=True,
         )
         notes = ConditionalContainer(
             Window(
@@ -158,6 +161,9 @@ class Screen:
         )
         menu = Float(CompletionsMenu(max_height=8), xcursor=True, ycursor=True)
         return Layout(FloatContainer(body, [menu]), focused_element=writing)
+
+    def _width(self) -> int:
+        return max(20, self._app.output.get_size().columns - LIST_WIDTH - 1)
 
     def _status(self) -> rendering.Fragments:
         now = asyncio.get_running_loop().time()
@@ -247,7 +253,14 @@ class Screen:
         self._scrolled = min(wanted, max(0, have - 1))
 
 
-def _completer() -> Completer:
-    names = sorted({word for usage in HELP for word in usage.replace(",", " ").split() if word.startswith("/")})
-    meaning = {usage.split()[0]: text for usage, text in HELP.items()}
-    return WordCompleter(names, sentence=True, meta_dict=meaning)
+class _Commands(Completer):
+    """Names of commands, while one is typed."""
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        typed = document.text_before_cursor
+        if not typed.startswith("/") or " " in typed:
+            return
+        for usage, meaning in HELP.items():
+            for name in usage.replace(",", " ").split():
+                if name.startswith("/") and name.startswith(typed):
+                    yield Completion(name, start_position=-len(typed), display_meta=meaning)
