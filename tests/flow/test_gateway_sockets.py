@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import time
@@ -771,6 +772,57 @@ def test_sleeping_process_closes_before_it_acts(timed: Callable[[Story], None]) 
         opcode, payload = await peer.get()
         assert (opcode, payload[:2]) == (CLOSE, (1012).to_bytes(2, "big"))
         assert session.seen == []
+
+    timed(story)
+
+
+def test_sleeping_process_does_not_read_what_waited(timed: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway()
+        peer = await here.connect(home)
+        asleep = here.clock.monotonic
+        home.server.sockets.monotonic = lambda: asleep() + 60.0
+        peer.put(TEXT, PING_JSON)
+        assert await peer.close_code() == 1012
+        assert home.sessions[0].seen == []
+        assert home.counted("gateway_fenced_total") == 1
+
+    timed(story)
+
+
+def test_a_paused_client_is_not_called_silent_and_can_still_be_closed(timed: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway(heartbeat=5.0, pong_timeout=5.0, idle_timeout=10.0)
+        peer = await here.connect(home)
+        session = home.sessions[0]
+        session.link.pause()
+        await asyncio.sleep(60.0)
+        assert not session.link.closed  # its pongs are in what we do not read
+        began = here.clock.monotonic()
+        session.link.close(Close.REPLACED, "bye")
+        assert await peer.close_code() == 4409
+        peer.put(CLOSE, (4409).to_bytes(2, "big"))
+        assert await peer.ended()
+        assert here.clock.monotonic() - began < 1.0  # our side read the answer, and did not wait for the deadline
+
+    timed(story)
+
+
+def test_a_slow_reader_that_moves_is_not_stalled(timed: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway(stall_timeout=5.0, heartbeat=1e6, idle_timeout=1e6, max_buffer_bytes=50_000_000)
+        peer = await stalled_peer(here, home)
+        session = home.sessions[0]
+        session.link.write(frame_bytes(b"x" * 20_000_000, True))
+        transport = peer.writer.transport
+        raw = transport.get_extra_info("socket")
+        for _ in range(20):
+            await asyncio.sleep(2.0)
+            assert len(os.read(raw.fileno(), 30_000)) > 0
+        assert not session.link.closed
+        while not session.closed:  # noqa: ASYNC110
+            await asyncio.sleep(0.25)
+        assert home.counted("gateway_closes_total", code="4410") == 1
 
     timed(story)
 

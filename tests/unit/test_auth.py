@@ -343,6 +343,12 @@ def test_rotation() -> None:
             await checking.verify(signed("EC", "unknown", which=2))
         assert (await checking.verify(old)).user == "ann"  # the old set stays
 
+        asked = issuer.asked
+        clock.at += 10.0
+        with pytest.raises(Refused):
+            await checking.verify(signed("RSA", "new"))  # a key we have, for another algorithm: nothing to ask
+        assert issuer.asked == asked
+
         issuer.broken = False
         issuer.data = key_set(published("EC", "new", which=1))
         await keys.load()

@@ -7,9 +7,13 @@ There are no tasks, timers or standing buffers per connection: thousands of idle
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import socket
 import struct
+import sys
+import termios
+from contextlib import suppress
 from typing import Final
 
 from chatcluster.core.codes import Close
@@ -160,7 +164,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio: the kernel's buffer is full, ours begins to fill."""
         self._slow_since = now = self._sockets.monotonic()
-        self._slow_size = self._transport.get_write_buffer_size()
+        self._slow_size = self._unsent()
         if self._phase < _CLOSING:
             self._sockets.wheel.watch(self, now + 1.0)
 
@@ -168,9 +172,22 @@ class Connection(asyncio.Protocol):
         """asyncio: everything is with the kernel again."""
         self._slow_since = 0.0
 
+    def _unsent(self) -> int:
+        """Bytes that the peer has not acknowledged: ours and, where it tells, the kernel's.
+
+        Ours alone would not do: the kernel takes more only when a third of its buffer is free again, which
+        a slow phone may need longer for than the time to stall.
+        """
+        raw = self._transport.get_extra_info("socket")
+        size = self._transport.get_write_buffer_size()
+        if raw is not None:
+            with suppress(OSError):
+                size += int.from_bytes(fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return size
+
     def _stalled(self, now: float) -> bool:
         """Whether nothing left the buffer for too long. Progress counts, not size: a slow reader may catch up."""
-        size = self._transport.get_write_buffer_size()
+        size = self._unsent()
         if size < self._slow_size:
             self._slow_size = size
             self._slow_since = now

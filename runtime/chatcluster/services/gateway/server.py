@@ -64,6 +64,9 @@ class GatewayServer:
             self._listener = await loop.create_server(
                 self._opening, host, port or 0, backlog=settings.backlog, reuse_port=settings.reuse_port or None
             )
+        if settings.send_buffer_bytes:
+            for listening in self._listener.sockets:  # inherited by every socket accepted
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
         bound = self._listener.sockets[0].getsockname()
         self.port = bound[1] if isinstance(bound, tuple) else 0
 

@@ -80,6 +80,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_buffer_bytes: int = 1 << 20
     """Bytes queued toward one client; over it the client is cut with 4410."""
 
+    send_buffer_bytes: int = 128 * 1024
+    """The kernel's buffer toward one client (SO_SNDBUF, which Linux doubles). Left to itself it grows to
+    megabytes per stalled reader; 0: leave it."""
+
     stall_timeout: float = 10.0
     """A client whose buffer does not move for so long is cut with 4410."""
 
