@@ -302,6 +302,7 @@ def test_pending_of_another_connection_that_the_timeline_brings_is_proven(jump, 
             await world.durable(record, "alice", nudge=True)
             late = await world.connect("alice", resume)
             await asyncio.sleep(1)
+            assert world.sessions.hub.claimants == {}  # by the timeline alone, before anything is settled
             await world.settle(id_time(record.id) + 100_000)
             await asyncio.sleep(5)
             for client in (early, late):
