@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatcluster.backends.memory import MemoryBuses, MemoryReadCursors, MemoryTails
+from chatcluster.backends.memory import MemoryBus, MemoryBuses, MemoryReadCursors, MemoryTails
 from chatcluster.backends.sqlite import SqliteLog, SqliteStore
 from chatcluster.core.cursor import START
+from chatcluster.core.envelope import ROUTERS_TOPIC, Changed, Nudge
 from chatcluster.core.ids import Minter, first_id
 from chatcluster.core.materialise import ChannelState, Item, Output, Thresholds, apply
 from chatcluster.core.metrics import Counter, Metrics
 from chatcluster.core.proof import covers
 from chatcluster.core.records import (
+    CHECK,
+    DEAD_LETTERS,
     DEDUPE_WINDOW,
     INBOX,
     MAX_AGE,
     MESSAGES,
+    READS,
+    RETRY,
+    AliasRecord,
     ChannelRecord,
+    DeadLetter,
     EditRecord,
     EventRecord,
     MemberRecord,
     MessageRecord,
+    ReadFlush,
     RouteRecord,
     TickRecord,
     channel_key,
@@ -40,8 +48,8 @@ from chatcluster.core.records import (
     encode,
     inbox_timeline,
 )
-from chatcluster.core.rows import AnyRow, TimelineRow, VerdictRow
-from chatcluster.ports import Entry, Failure, Full, Receipt, Report, TailEntry, Unavailable
+from chatcluster.core.rows import AnyRow, ReadCursorRow, TimelineRow, VerdictRow
+from chatcluster.ports import Delivery, Entry, Failure, Full, Receipt, Report, TailEntry, Unavailable
 from chatcluster.services.persister import PersisterService, PersisterSettings
 
 Jump = Callable[[Coroutine[Any, Any, None]], None]
@@ -403,9 +411,8 @@ async def play(world: World, history: Sequence[tuple[str, tuple[Any, ...]]]) -> 
 
 @given(histories, deaths)
 @settings(
-    max_examples=15,
+    max_examples=40,
     deadline=None,
-    phases=(Phase.generate,),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_death_between_any_two_steps_changes_nothing(
@@ -420,3 +427,247 @@ def test_death_between_any_two_steps_changes_nothing(
 
     with TemporaryDirectory() as folder:
         jump(main(Path(folder)))
+
+
+def flow(test: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[Jump, Path], None]:
+    """A test in a fresh world on jumping time."""
+
+    def run(jump: Jump, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with a_world(tmp_path) as world:
+                await test(world)
+
+        jump(main())
+
+    run.__name__ = test.__name__
+    return run
+
+
+# -- what a crash cannot be asked about
+
+
+@flow
+async def test_two_persisters_at_once_write_the_same(world: World) -> None:
+    await world.append(world.created("a", "b", "x"), *(world.say("a", f"k{n % 5}") for n in range(20)))
+    zombie = asyncio.create_task(world.persister().run())
+    await asyncio.sleep(0)  # it has been started, its consumers are fenced by the next ones
+    async with world.running():
+        await world.append(world.member("b", "remove"), *(world.say("a", f"l{n % 5}") for n in range(20)))
+        await world.drained()
+        other = asyncio.create_task(world.persister("q").run())  # another group reads everything again
+        await asyncio.sleep(20)
+        await world.drained()
+        other.cancel()
+        zombie.cancel()
+        await asyncio.wait([other, zombie])
+    await check(world)
+
+
+@flow
+async def test_a_replay_after_later_joins_and_leaves_fans_out_as_of_the_position(world: World) -> None:
+    await world.append(world.created("a", "b"), world.say("a", "k1"))
+    await world.append(
+        world.member("x", "add"), world.say("a", "k2"), world.member("b", "remove"), world.say("a", "k3")
+    )
+    async with world.running():
+        await world.drained()
+    before = len(await world.timeline(inbox_timeline("t", "b")))
+    again = asyncio.create_task(world.persister("from the start").run())  # rows beyond every record exist by now
+    await asyncio.sleep(30)
+    again.cancel()
+    await asyncio.wait([again])
+
+    await check(world)
+    assert before == len(await world.timeline(inbox_timeline("t", "b"))) == 5  # created, k1, x, k2, its own remove
+
+
+@flow
+async def test_a_store_that_is_down_delays_and_loses_nothing(world: World) -> None:
+    world.fuse.down = {"store"}
+    async with world.running():
+        await world.append(world.created("a", "b"), world.say("a", "k1"))
+        await asyncio.sleep(300)
+        assert not await world.told("a")
+        assert world.count("persister_retries_total") >= 60
+        assert not (await world.tails.committed("messages"))
+        world.fuse.down = set()
+        await asyncio.sleep(SETTINGS.retry_cap + 2)
+        assert len(await world.told("a")) == 2
+
+
+@flow
+async def test_tails_that_are_down_delay_nothing_and_are_filled_afterwards(world: World) -> None:
+    world.fuse.down = {"tails"}
+    async with world.running():
+        await world.append(world.created("a", "b"), world.say("a", "k1"))
+        await asyncio.sleep(3)
+        assert len(await world.told("a")) == 2
+        world.fuse.down = set()
+        await world.append(world.say("a", "k2"))
+        await world.drained()
+    (tail,) = await world.tails.read([(inbox_timeline("t", "a"), START)])
+    assert tail is not None
+    assert covers(START, tail)
+    assert len(tail) == 3
+
+
+@flow
+async def test_appends_refused_or_lost_are_made_again(world: World) -> None:
+    world.fused_log.full = 3
+    world.fused_log.fail = 2
+    async with world.running():
+        await world.append(world.created("a", "b"), world.say("a", "k1"), world.say("a", "k2"))
+        await world.drained()
+    assert world.fused_log.full == world.fused_log.fail == 0
+    kinds = [type(record).__name__ for record in await world.told("a")]
+    assert sorted(kinds) == ["ChannelRecord", "MessageRecord", "MessageRecord"]
+
+
+@flow
+async def test_what_cannot_be_read_is_a_dead_letter_and_the_partition_goes_on(world: World) -> None:
+    alias = AliasRecord("t", "c", world.id(), "a", "", 0, 0, 5)
+    huge = msgspec.structs.replace(world.say("a", "k0"), reply_to=1 << 63)
+    bad: list[EventRecord | bytes] = [b"\xc1", b"", alias, huge, encode(world.say("a", "k0", channel="elsewhere"))]
+    await world.append(world.created("a", "b"), *bad, world.say("a", "k1"))
+    world.log.append(INBOX, "t/a", b"nonsense", lambda _: None)
+    async with world.running():
+        await world.drained()
+    letters = [
+        msgspec.msgpack.decode(e.value, type=DeadLetter) for part in await world.entries(DEAD_LETTERS) for e in part
+    ]
+    assert [letter.value for letter in letters if letter.topic == MESSAGES] == [
+        record if isinstance(record, bytes) else encode(record) for record in bad
+    ]
+    assert [letter.value for letter in letters if letter.topic == INBOX] == [b"nonsense"]
+    assert all(letter.reason and letter.key for letter in letters)
+    assert world.count("persister_dead_letters_total") == 6
+    assert len(await world.told("a")) == 2
+
+
+# -- first wins
+
+
+@flow
+async def test_append_times_decide_who_is_first_across_restarts(world: World) -> None:
+    async def once(record: MessageRecord) -> int | None:
+        (offset,) = await world.append(record)
+        async with world.running():  # every record has its own persister
+            await world.drained()
+        rows = await world.store.verdicts("t", "c", "a", record.client_id)
+        (winner,) = [row.winner for row in rows if row.offset == offset]
+        return winner
+
+    await world.append(world.created("a", "b"))
+    first = world.say("a", "k")
+    assert await once(first) == first.id
+    world.time.ahead += DEDUPE_WINDOW
+    assert await once(world.say("a", "k")) == first.id  # 10 min and a little: memory, read back
+    world.time.ahead += DEDUPE_WINDOW + 2 * MAX_AGE
+    second = world.say("a", "k")
+    assert await once(second) == second.id  # nobody said that it repeats
+    assert await once(world.say("a", "k", CHECK)) == first.id  # the lowest within 24 h
+    assert await once(world.say("a", "k", RETRY)) == first.id
+    world.time.ahead += 25 * 3_600_000
+    third = world.say("a", "k", RETRY)
+    assert await once(third) == third.id
+    late = msgspec.structs.replace(world.say("a", "l"), id=first_id(world.time.now() - MAX_AGE - 2_000))
+    assert await once(late) is None
+    again = world.say("a", "l")
+    assert await once(again) == again.id  # void is no winner
+
+
+# -- routes
+
+
+@flow
+async def test_the_route_goes_up_and_down_with_the_members_and_nothing_falls_between(world: World) -> None:
+    routers = world.buses.subscriber("router")
+    await routers.subscribe([ROUTERS_TOPIC, channel_timeline("t", "c"), inbox_timeline("t", "a")])
+    async with world.running():
+        await world.append(world.created("a", "b", "x"), world.say("a", "k1"))
+        await world.drained()
+        await world.append(world.member("y", "add"))
+        await world.drained()
+        (offset,) = await world.append(world.say("a", "k2"))
+        await world.drained()
+        stored = await world.store.channel("t", "c")
+        assert stored is not None
+        assert (stored.route, stored.members) == ("channel", 4)
+        assert [row.offset for row in await world.timeline(channel_timeline("t", "c"))] == [stored.route_offset, offset]
+        await world.append(world.member("y", "remove"), world.member("x", "remove"))
+        await world.drained()
+        await world.append(world.say("a", "k3"))
+        await world.drained()
+    await check(world)
+    kinds = [type(record).__name__.removesuffix("Record") for record in await world.told("a")]
+    assert kinds == ["Channel", "Message", "Member", "Route", "Route", "Message"]
+    told = await world.told("y")
+    assert isinstance(told[-1], MemberRecord)
+    assert told[-1].change == "remove"
+    heard = await _heard(routers)
+    versions = [envelope.version for _, envelope in heard if isinstance(envelope, Changed)]
+    assert len(versions) >= 3  # created, added and switched, removed: at least one each
+    assert versions == sorted(versions)
+    for timeline in (channel_timeline("t", "c"), inbox_timeline("t", "a")):
+        nudged = {envelope.offset for topic, envelope in heard if topic == timeline and isinstance(envelope, Nudge)}
+        rows = await world.timeline(timeline)
+        assert nudged == {row.offset for row in rows if not isinstance(row.record, MessageRecord)}
+
+
+async def _heard(bus: MemoryBus) -> list[tuple[str, Any]]:
+    async for batch in bus.listen():
+        return [(item.topic, item.envelope) for item in batch if isinstance(item, Delivery)]
+    return []
+
+
+# -- read cursors and ticks
+
+
+@flow
+async def test_read_cursors_are_flushed_and_never_beyond_the_head(world: World) -> None:
+    said = world.say("a", "k1")
+    async with world.running():
+        await world.append(world.created("a", "b"), said)
+        await world.drained()
+        await world.cursors.advance(ReadCursorRow("t", "a", "c", said.id))
+        coming = world.say("b", "k2")
+        await world.cursors.advance(ReadCursorRow("t", "b", "c", coming.id))
+        await asyncio.sleep(SETTINGS.read_flush_interval + 1)
+        assert await world.store.read_cursors("t", "a", ["c"]) == {"c": said.id}
+        assert await world.store.read_cursors("t", "b", ["c"]) == {}  # its message is not stored yet
+        await world.append(coming)
+        await asyncio.sleep(SETTINGS.read_flush_interval + 1)
+        assert await world.store.read_cursors("t", "b", ["c"]) == {"c": coming.id}
+        await world.cursors.advance(ReadCursorRow("t", "b", "c", world.id()))
+        await asyncio.sleep(90)  # nothing of that id can come any more
+        assert await world.store.read_cursors("t", "b", ["c"]) == {"c": coming.id}
+        assert not await world.cursors.dirty(10)
+    flushed = [msgspec.msgpack.decode(e.value, type=ReadFlush) for part in await world.entries(READS) for e in part]
+    assert [(flush.user, flush.message_id) for flush in flushed] == [("a", said.id), ("b", coming.id), ("b", coming.id)]
+
+
+@flow
+async def test_a_hundred_changes_are_flushed_without_waiting(world: World) -> None:
+    said = world.say("a", "k1")
+    async with world.running():
+        await world.append(world.created("a", "b"), said)
+        await world.drained()
+        await asyncio.sleep(SETTINGS.read_flush_interval)
+        for number in range(SETTINGS.read_flush_count):
+            await world.cursors.advance(ReadCursorRow("t", f"u{number}", "c", said.id))
+        await asyncio.sleep(SETTINGS.read_poll_interval + 0.1)
+        assert not await world.cursors.dirty(10)
+
+
+@flow
+async def test_log_time_moves_in_every_partition_while_nobody_speaks(world: World) -> None:
+    async with world.running():
+        await asyncio.sleep(SETTINGS.tick_interval + 2)
+        first: Mapping[int, Any] = await world.tails.committed("messages")
+        assert set(first) == {0, 1}
+        world.tails.wipe()
+        await asyncio.sleep(SETTINGS.tick_interval + 2)
+        second = await world.tails.committed("messages")
+        for partition in first:
+            assert second[partition].log_time >= first[partition].log_time + 5_000
+    assert not any(await world.entries(INBOX))
