@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from chatcluster.backends.memory.presence import MemoryPresence
 from chatcluster.core.envelope import Envelope, Presence, PresenceChange, Status, gateway_topic
 from chatcluster.core.metrics import Counter, Metrics
-from chatcluster.core.presence import live_sessions
-from chatcluster.ports import Beat, Bus, Clock, Delivery, Lost, PresenceStore, Unavailable
+from chatcluster.ports import Beat, Bus, Clock, Delivery, Lost, Unavailable
 from chatcluster.services.presence.node import PresenceNode
 from chatcluster.services.presence.settings import PresenceSettings
 
@@ -21,42 +21,26 @@ SETTINGS = PresenceSettings()
 TTL, GRACE, TICK = SETTINGS.ttl_ms / 1000, SETTINGS.grace_ms / 1000, SETTINGS.tick_ms / 1000
 
 
-class Sessions(PresenceStore):
-    """Sessions with a time to live that can be wiped or unreachable, as no real store does on demand."""
+class Sessions(MemoryPresence):
+    """The memory backend, unreachable when a test says so."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+        super().__init__(clock=clock)
         self.down = False
         self.touched = 0
-        self.reads = 0
-        self.users: dict[tuple[str, str], dict[str, tuple[Status, int, int]]] = {}
 
     async def touch(self, beats: Sequence[Beat], *, ttl: int) -> Sequence[bool]:
         self._up()
         self.touched += len(beats)
-        now, news = self.clock.now(), []
-        for beat in beats:
-            sessions = self.users.setdefault((beat.tenant, beat.user), {})
-            before = live_sessions(sessions, now)
-            if beat.status == "offline":
-                sessions.pop(beat.session, None)
-            else:
-                same = beat.session in before and before[beat.session][0] == beat.status
-                sessions[beat.session] = (beat.status, before[beat.session][1] if same else now, now + ttl)
-            news.append(before != live_sessions(sessions, now))
-        return news
+        return await super().touch(beats, ttl=ttl)
 
     async def sessions(self, users: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, tuple[Status, int]]]:
         self._up()
-        self.reads += len(users)
-        return [live_sessions(self.users.get(user, {}), self.clock.now()) for user in users]
+        return await super().sessions(users)
 
     async def expired(self, limit: int) -> Sequence[tuple[str, str]]:
         self._up()
-        gone = [user for user, held in self.users.items() if held and not live_sessions(held, self.clock.now())]
-        for user in gone[:limit]:
-            del self.users[user]
-        return gone[:limit]
+        return await super().expired(limit)
 
     def _up(self) -> None:
         if self.down:
@@ -205,7 +189,7 @@ def test_a_wiped_store_is_rebuilt_without_a_flap(jump: Jump, loop_clock: Clock) 
             await world.watch("ada", "bob")
             await world.stay(30, ada="online", bob="online")
             assert world.told.changes() == []
-            world.store.users.clear()
+            world.store.wipe()
             await world.stay(TTL - TICK, ada="online")  # bob left while nothing was known
             assert world.told.changes() == []
             assert world.counted("presence_store_losses_total") == 1
