@@ -25,9 +25,9 @@ from chatcluster.backends.memory.workers import MemoryWorkers
 from chatcluster.backends.sqlite.log import SqliteLog
 from chatcluster.backends.sqlite.store import SqliteStore
 from chatcluster.core.envelope import Envelope
-from chatcluster.core.ids import first_id
+from chatcluster.core.ids import MAX_WORKER
 from chatcluster.core.metrics import Metrics
-from chatcluster.core.records import INBOX, MESSAGES
+from chatcluster.core.records import INBOX, MESSAGES, TOPICS, TickRecord, decode_log
 from chatcluster.ports import Clock, Store
 from chatcluster.services.gateway.auth import Authenticator
 from chatcluster.services.gateway.pages import Pages
@@ -48,6 +48,10 @@ class LogSettings(msgspec.Struct, frozen=True):
 
     partitions: int = 4
     """Partitions of ``messages`` and ``inbox``; fixed when a data folder is created."""
+
+    def by_topic(self) -> dict[str, int]:
+        """Partitions of every topic."""
+        return {topic: self.partitions if topic in {MESSAGES, INBOX} else 1 for topic in TOPICS}
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -95,6 +99,38 @@ def lossy(share: float) -> Callable[[str, Envelope], bool] | None:
     return (lambda _topic, _envelope: random.random() < share) if share > 0 else None
 
 
+_LOOK_BACK = 512
+_STARTS = "starts"
+
+
+async def newest_id(log: SqliteLog) -> int:
+    """The largest id among the newest records of each partition: new ones go on above it, whatever the clock says."""
+    newest = 0
+    for partition in range(log.partitions(MESSAGES)):
+        end = await log.end(MESSAGES, partition)
+        for entry in await log.read(MESSAGES, partition, max(0, end - _LOOK_BACK), _LOOK_BACK):
+            try:
+                record = decode_log(entry.value)
+            except msgspec.DecodeError:
+                continue  # the persister dead-letters it
+            if not isinstance(record, TickRecord):
+                newest = max(newest, record.id)
+    return newest
+
+
+def next_worker(data: Path) -> int:
+    """Another worker number for each start of a data folder.
+
+    An id that the process before told live and never wrote must not be minted again for another message.
+    """
+    file = data / _STARTS
+    starts = int(file.read_text()) + 1 if file.exists() else 0
+    partial = file.with_suffix(".partial")
+    partial.write_text(str(starts))
+    partial.rename(file)
+    return starts % (MAX_WORKER + 1)
+
+
 @asynccontextmanager
 async def embedded(
     data: Path,
@@ -113,14 +149,13 @@ async def embedded(
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(
-            SqliteLog.open(data / "log.db", clock=clock, metrics=metrics, partitions=settings.log.partitions)
+            SqliteLog.open(data, clock=clock, metrics=metrics, partitions=settings.log.by_topic())
         )
-        store = await stack.enter_async_context(SqliteStore.open(data / "store.db", clock=clock, metrics=metrics))
-        buses = MemoryBuses(drop=lossy(bus_loss))
+        store = await stack.enter_async_context(SqliteStore.open(data, clock=clock, metrics=metrics))
+        buses = MemoryBuses(metrics=metrics)
+        buses.drop = lossy(bus_loss)
         tails = MemoryTails(clock=clock)
         cursors = MemoryReadCursors()
-        # Ids go on above everything that this log may hold, whatever the clock does meanwhile.
-        floor = first_id(log.newest_time() + 1)
         presence = PresenceNode(
             store=MemoryPresence(clock=clock),
             bus=buses.subscriber("presence"),
@@ -135,7 +170,7 @@ async def embedded(
             dedupe=MemoryDedupe(clock=clock),
             cursors=cursors,
             tails=tails,
-            workers=MemoryWorkers(clock=clock, floor=floor),
+            workers=MemoryWorkers(clock=clock, floor=await newest_id(log), worker=next_worker(data)),
             clock=clock,
             metrics=metrics,
             settings=settings.router,

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Callable, Sequence
+from typing import cast
 from urllib.parse import urlsplit
 
 OnFrame = Callable[["Client", bytes], None]
@@ -46,8 +47,7 @@ class Client(asyncio.Protocol):
         self.welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
         key = base64.b64encode(os.urandom(16))
         transport.write(
             b"GET /v1/connect HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -135,11 +135,12 @@ async def connect_all(url: str, hellos: Sequence[bytes], on_frame: OnFrame, *, a
     """One connection for each hello, in order; at most ``at_once`` not yet welcomed. Raises what the first one met."""
     loop = asyncio.get_running_loop()
     parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
     slots = asyncio.Semaphore(at_once)
 
     async def one(index: int, hello: bytes) -> Client:
         async with slots:
-            _, client = await loop.create_connection(lambda: Client(index, hello, on_frame), parts.hostname, parts.port)
+            _, client = await loop.create_connection(lambda: Client(index, hello, on_frame), host, port)
             await client.welcome
             return client
 

@@ -47,6 +47,9 @@ class PersisterSettings(msgspec.Struct, frozen=True):
     tail_backlog: int = 10_000
     """Tail entries kept for tails that do not answer; over it the oldest go and readers see the gap by `prev`."""
 
+    round_interval: float = 0.025
+    """At least this long from one fetch to the next: nobody waits for the store (law 1), and a round for each
+    message would cost several times the message."""
     commit_interval: float = 0.5
     """Between two commits of the consumers' positions: what a crash makes us write again."""
 

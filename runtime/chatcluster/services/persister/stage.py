@@ -68,6 +68,7 @@ class Stage:
         self._settings = settings
         self._patience = patience
         self._progress: dict[int, _Progress] = {}
+        self._due = 0.0
         self._lag = 0
         self._records = metrics.counter("persister_records_total", "Records done.", stage=topic)
         self._rounds = metrics.histogram("persister_round_seconds", "From fetched to written.", stage=topic)
@@ -91,7 +92,13 @@ class Stage:
                 await self._round(batches)
 
     async def _fetch(self) -> Sequence[Batch]:
-        return await self._patience.insist(self._consumer.fetch)
+        # Rounds have a price of their own: a lone record is taken at once, a stream in rounds worth their price.
+        wait = self._due - self._clock.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        fetched = await self._patience.insist(self._consumer.fetch)
+        self._due = self._clock.monotonic() + self._settings.round_interval
+        return fetched
 
     async def _every(self, interval: float, act: Callable[[], object]) -> None:
         while True:
