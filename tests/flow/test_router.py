@@ -406,6 +406,43 @@ def test_sends_keep_their_order_while_their_channel_is_loaded_and_an_edit_is_che
     play(scene)
 
 
+def test_who_comes_just_before_the_channel_is_loaded_stays_behind_who_waited(play: Any) -> None:
+    async def scene(world: World) -> None:
+        members = world.store.members
+
+        async def late(*args: Any, **more: Any) -> Any:
+            rows = await members(*args, **more)
+            world.ask(send(body="two"))
+            return rows
+
+        world.store.slow = 0.1
+        world.store.members = late  # type: ignore[method-assign]
+        world.ask(send(body="one"))
+        await world.until(lambda: len(world.answers) == 2)
+        assert [record.body for record in world.log.sent if isinstance(record, MessageRecord)] == ["one", "two"]
+
+    play(scene)
+
+
+def test_news_that_come_while_a_channel_is_read_are_not_overwritten_by_what_was_read(play: Any) -> None:
+    async def scene(world: World) -> None:
+        members = world.store.members
+
+        async def old(*args: Any, **more: Any) -> Any:
+            rows = await members(*args, **more)
+            world.store.members = members  # type: ignore[method-assign]
+            world.store.remove("small", "bob")
+            news = Changed("t", "small", world.store.channels["small"].version)
+            world.router._cache.follow([Delivery(ROUTERS_TOPIC, news)])
+            return rows
+
+        world.store.members = old  # type: ignore[method-assign]
+        assert code(await world.answer(send(), "bob")) == "no_such_channel"
+        assert world.log.records == []
+
+    play(scene)
+
+
 def test_one_flight_loads_a_channel_for_all_who_wait(play: Any) -> None:
     async def scene(world: World) -> None:
         world.store.slow = 0.1
@@ -1103,13 +1140,14 @@ def test_a_forged_after_does_not_push_the_clock(play: Any) -> None:
 def test_who_slept_drops_what_waited_before_acting_on_it(play: Any) -> None:
     async def scene(world: World) -> None:
         await world.answer(send())
-        name = world.ask(send())
+        name = world.ask(send(client_id="slept"))
         asyncio.get_running_loop().offset += 10.5  # type: ignore[attr-defined]
         await world.until(lambda: name in world.answers)
         assert code(world.answers[name]) == "unavailable"
         assert len(world.log.records) == 1
         assert len(world.live()) == 3
-        assert code(await world.answer(send())) == "Ack"
+        again = await world.answer(send(client_id="slept", body="another"))
+        assert code(again) == "Ack", "what was dropped had claimed its client_id"
 
     play(scene, report_deadline=60.0)
 

@@ -488,6 +488,9 @@ def test_a_removed_member_syncs_a_large_channel_up_to_the_removal(play: Any) -> 
         _, events = await synced(p, "u3", **{channel: start(p, timeline)})
         bodies = [event.message.body for event in events if event.kind == "message"]
         assert bodies == ["before"]
+        whole = await p.reply(Sync(rid(), channels={channel: start(p, timeline)}), "u3")
+        assert isinstance(whole.events, list)
+        assert [event.message.body for event in whole.events if event.kind == "message"] == ["before"]  # type: ignore[union-attr]
         _, events = await synced(p, "u4", **{channel: start(p, timeline)})
         assert [event.message.body for event in events if event.kind == "message"] == ["before", "after"]
         assert await p.refused(Sync(rid(), channels={channel: start(p, timeline)}), "eve") == "no_such_channel"
