@@ -118,7 +118,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in rows)]
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name == "members" else "left", overflow="fold")
+        table.add_column(name, justify="right" if name == "members" else "left", overflow="fold", no_wrap=name == "id")
     for row in rows:
         table.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in columns))
     Console().print(table if rows else "none")
