@@ -220,14 +220,14 @@ def test_an_unreachable_store_announces_nothing_and_comes_back(jump: Jump, loop_
 
 def test_over_the_budget_changes_wait_and_the_newest_state_wins(jump: Jump, loop_clock: Clock) -> None:
     async def main() -> None:
-        users = [f"u{number}" for number in range(400)]
-        async with running(loop_clock, entries_per_second=100, spacing_ms=0) as world:
+        users = [f"u{number}" for number in range(450)]
+        async with running(loop_clock, entries_per_second=100, spacing_ms=0, tick_ms=250) as world:
             await world.watch(*users)
             for user in users:
                 world.beat(user, "away")
             await asyncio.sleep(2.5)
             early = len(world.told.changes())
-            assert 100 <= early <= 300
+            assert 200 <= early <= 350  # one second saved up, and 100 a second
             for user in users:
                 world.beat(user, "online")
             await asyncio.sleep(10)
@@ -237,6 +237,56 @@ def test_over_the_budget_changes_wait_and_the_newest_state_wins(jump: Jump, loop
             assert len(told) < 2 * len(users)
             per_tick = [sum(map(len, envelope.changes.values())) for _, envelope in world.told.envelopes]
             assert max(per_tick) <= 100
+
+    jump(main())
+
+
+def test_what_waits_is_dropped_with_its_last_watcher(jump: Jump, loop_clock: Clock) -> None:
+    async def main() -> None:
+        async with running(loop_clock, entries_per_second=1) as world:
+            await world.watch("ada", "bob", "cyd")
+            for user in ("ada", "bob", "cyd"):
+                world.beat(user)
+            await asyncio.sleep(0.5 * TICK)
+            await world.watch("cyd")
+            await asyncio.sleep(10 * TICK)
+            assert [user for user, _ in world.told.changes()] in (["cyd"], ["ada", "cyd"])
+
+    jump(main())
+
+
+def test_nothing_is_told_after_a_loss_however_slowly_everybody_is_read_again(jump: Jump, loop_clock: Clock) -> None:
+    async def main() -> None:
+        users: dict[str, Status] = {f"u{number}": "online" for number in range(40)}
+        async with running(loop_clock, reads_per_tick=1) as world:
+            await world.stay(1, **users)
+            await world.watch(*users)
+            await world.stay(5, **users)
+            for user in list(users)[:5]:
+                world.beat(user, "offline")  # their grace runs when the store is lost
+            await asyncio.sleep(6 * TICK)
+            world.store.wipe()
+            await asyncio.sleep(6 * TICK)
+            await world.stay(2 * TTL, **users)
+            assert world.told.changes() == []
+
+    jump(main())
+
+
+def test_what_waits_for_the_budget_waits_after_a_loss_too(jump: Jump, loop_clock: Clock) -> None:
+    async def main() -> None:
+        users: dict[str, Status] = {f"u{number}": "online" for number in range(40)}
+        async with running(loop_clock, entries_per_second=1) as world:
+            await world.watch(*users)
+            await world.stay(3, **users)
+            world.store.wipe()
+            await asyncio.sleep(TICK)
+            told = len(world.told.changes())
+            assert 0 < told < 10
+            await world.stay(TTL - 2 * TICK, **users)
+            assert len(world.told.changes()) == told
+            await world.stay(60, **users)
+            assert dict(world.told.changes()) == users
 
     jump(main())
 

@@ -8,8 +8,8 @@ import msgspec
 class PresenceSettings(msgspec.Struct, frozen=True):
     """Section ``presence``. Times in ms."""
 
-    ttl_ms: int = 60_000
-    """How long a session lives without a sign of life. Three heartbeats of 20 s: two may get lost."""
+    ttl_ms: int = 30_000
+    """How long a session lives without a sign of life. Three heartbeats of 10 s: two may get lost."""
     tick_ms: int = 1_000
     """One envelope per gateway and tick. Seconds of staleness are fine, blocking chat is not."""
     grace_ms: int = 10_000
@@ -32,7 +32,7 @@ class PresenceSettings(msgspec.Struct, frozen=True):
     """Gateways known at most; a newcomer beyond is not served until one is forgotten."""
     reads_per_tick: int = 4_000
     """Users read from the store in a tick; the rest waits for the next."""
-    sweep_ms: int = 30_000
+    sweep_ms: int = 15_000
     """Every watched user is read again within this time, as far as ``reads_per_tick`` allows.
 
     Half a time to live: a lost notice (or one of two sessions that ran out) is found within one.
