@@ -1,6 +1,6 @@
 """A real platform in a process of its own and real Chromium windows on it.
 
-``CHATCLUSTER_SCREENSHOTS`` names a folder for pictures; without it none are taken.
+``PAGE_SCREENSHOTS`` names a folder for pictures; without it none are taken.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ _FLAGS = (
 
 def wait(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Poll until ``condition`` gives something true, and return it."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
     until = time.monotonic() + seconds
     while True:
-        value = condition()
+        try:
+            value = condition()
+        except StaleElementReferenceException:  # drawn anew between two looks
+            value = None
         if value:
             return value
         assert time.monotonic() < until, f"it never came true within {seconds:g} s: {what}"
@@ -74,7 +79,9 @@ class Platform:
                 self.port = int(found[1])
             if "to leave" in line:
                 break
-        assert self.port, f"it did not start: {''.join(said)}{self.log.read_text()}"
+        else:
+            self.kill()
+            pytest.fail(f"it did not start: {''.join(said)}{self.log.read_text()}")
 
     @property
     def url(self) -> str:
@@ -125,11 +132,18 @@ class Window:
         return self
 
     def open(self, title: str) -> None:
-        wait(lambda: self.room(title), f"{title} is listed").click()
-        wait(lambda: self.text("#title") == title, f"{title} is open")
+        wait(lambda: self.room(title), f"{title} is listed")
+
+        def opened() -> bool:
+            self.run("arguments[0].click()", self.room(title))
+            return self.text("#title") == title
+
+        wait(opened, f"{title} is open")
 
     def room(self, title: str) -> Any:
-        return next((one for one in self.all(".room") if self.text_of(one, ".room-title") == title), None)
+        script = """return [...document.querySelectorAll('.room')]
+                    .find((one) => one.querySelector('.room-title').textContent === arguments[0])"""
+        return self.run(script, title)
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -145,8 +159,12 @@ class Window:
     def text(self, css: str) -> str:
         return self.run("return document.querySelector(arguments[0])?.textContent.trim() ?? ''", css)
 
-    def text_of(self, element: Any, css: str) -> str:
-        return self.run("return arguments[0].querySelector(arguments[1])?.textContent ?? ''", element, css)
+    def part(self, body: str, css: str) -> str:
+        """Text of a part of the newest message with this body."""
+        script = """return [...document.querySelectorAll('#log .msg')].reverse()
+                    .find((one) => one.querySelector('.body').textContent === arguments[0])
+                    ?.querySelector(arguments[1])?.textContent ?? ''"""
+        return self.run(script, body, css)
 
     def bodies(self) -> list[str]:
         """The bodies shown in the open conversation, top to bottom."""
@@ -164,15 +182,19 @@ class Window:
     def state(self, body: str) -> str:
         """queued, sending, retrying, failed, pending or durable."""
         names = ("queued", "sending", "retrying", "failed", "pending", "durable")
-        classes = self.run("return arguments[0]?.className ?? ''", self.message(body)).split()
+        script = """return [...document.querySelectorAll('#log .msg')].reverse()
+                    .find((one) => one.querySelector('.body').textContent === arguments[0])?.className ?? ''"""
+        classes = self.run(script, body).split()
         return next((name for name in names if name in classes), "")
 
     def durable(self, body: str, seconds: float = PATIENCE) -> None:
         wait(lambda: self.state(body) == "durable", f"{body!r} is durable", seconds)
 
     def unread(self, title: str) -> int:
-        room = self.room(title)
-        return int(self.text_of(room, ".badge") or 0) if room else -1
+        script = """return [...document.querySelectorAll('.room')]
+                    .find((one) => one.querySelector('.room-title').textContent === arguments[0])
+                    ?.querySelector('.badge')?.textContent ?? '0'"""
+        return int(self.run(script, title))
 
     # -- doing ----------------------------------------------------------------------------------------------
 
@@ -197,14 +219,19 @@ class Window:
         """Press a button of a message's toolbar."""
         from selenium.webdriver import ActionChains
 
-        element = self.wait_for(body)
-        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
-        ActionChains(self.driver).move_to_element(element.find_element("css selector", ".bubble")).perform()
-        wait(lambda: element.find_elements("css selector", ".tools"), "the toolbar is there")
-        element.find_element("css selector", f".tools .{tool}").click()
+        def pressed() -> bool:
+            element = self.wait_for(body)
+            self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+            ActionChains(self.driver).move_to_element(element.find_element("css selector", ".bubble")).perform()
+            found = element.find_elements("css selector", f".tools .{tool}")
+            if found:
+                found[0].click()
+            return bool(found)
+
+        wait(pressed, f"the toolbar of {body!r}")
 
     def picture(self, name: str) -> None:
-        folder = os.environ.get("CHATCLUSTER_SCREENSHOTS")
+        folder = os.environ.get("PAGE_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))

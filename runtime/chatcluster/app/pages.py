@@ -22,4 +22,5 @@ def load_pages() -> dict[str, Page]:
         if content_type is not None:
             pages[f"/{file.name}"] = (content_type, file.read_bytes(), ())
     pages["/"] = pages["/index.html"]
+    pages["/favicon.ico"] = pages["/icon.svg"]  # browsers ask for it on their own, and take the content type's word
     return pages

@@ -81,7 +81,9 @@ class Page {
     byId("banner-action").addEventListener("click", () => this.mend());
     addEventListener("keydown", (event) => this.keys(event));
     addEventListener("focus", () => this.plan(this.session.open));
-    addEventListener("pagehide", () => this.session.save());
+    // A page that is kept for the back button holds no connection: its person has left, and may come back.
+    addEventListener("pagehide", () => this.session.stop());
+    addEventListener("pageshow", (event) => event.persisted && this.session.start());
     addEventListener("online", () => this.session.client.state.phase === "waiting" && this.session.client.start());
     document.addEventListener("visibilitychange", () => {
       clearTimeout(this.away);

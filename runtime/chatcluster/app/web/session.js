@@ -73,7 +73,7 @@ export class Session {
     this.save();
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
-    this.client.stop();
+    this.client.stop("left");
   }
 
   /** State and cursors as one text. Where it does not fit, nothing is kept: a reload then starts as a new device. */
@@ -147,9 +147,12 @@ export class Session {
         delete this.store.cursors.channels[frame.channel];
         return undefined;
       case "members":
-        this.#rosters.delete(frame.channel);
-        if (this.open === frame.channel) this.roster(frame.channel);
-        return undefined;
+        // Thousands may come at once: the roster and the true number are read when a while has passed.
+        if (this.#timers.has("members")) return undefined;
+        return this.#later("members", 1500, () => {
+          this.#rosters.clear();
+          this.#list();
+        });
       case "route":
         return frame.to === "channel" ? this.#follow(frame.channel, frame.cursor) : this.#toInbox(frame);
       default:
