@@ -453,3 +453,25 @@ def open_world(loop_clock: Any) -> Callable[..., Any]:
             assert running.cancelled(), running.exception()
 
     return opened
+
+
+@pytest.fixture
+def new_client() -> Any:
+    """``new_client(sessions, user, codec)``, and the parts that every gateway needs beside the real ones."""
+
+    def make(sessions: Sessions, user: str, codec: Codec | None) -> Client:
+        return Client(sessions, user, codec or JSON)
+
+    make.presence = Presence  # type: ignore[attr-defined]
+    make.authenticator = Authenticator  # type: ignore[attr-defined]
+    return make
+
+
+@pytest.fixture
+def world_record() -> Callable[..., MessageRecord]:
+    """A message that no log has."""
+
+    def make(tenant: str, channel: str, event_id: int, sender: str) -> MessageRecord:
+        return MessageRecord(tenant, channel, event_id, sender, f"k{event_id}", 1, 0, "lost")
+
+    return make

@@ -352,6 +352,24 @@ def test_a_catch_up_stops_at_the_own_remove(jump, open_world):
     jump(main())
 
 
+def test_a_catch_up_goes_on_past_an_old_removal(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice")
+            start = world.source
+            await world.durable(world.say(channel="big", body="0"), large=True)
+            await world.durable(world.member("alice", "remove", channel="big"), large=True)
+            await world.durable(world.member("alice", "add", channel="big"), large=True)
+            world.role("alice", "member", channel="big")
+            await world.durable(world.say(channel="big", body="1"), large=True)
+            alice = await following(world, cursor=world.cursor(start, channel="big"))
+            await asyncio.sleep(1)
+            await speak(world, "2")
+            assert bodies(alice) == ["0", "1", "2"]
+
+    jump(main())
+
+
 # -- the route ---------------------------------------------------------------------------------------------
 
 

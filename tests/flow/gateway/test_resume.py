@@ -157,6 +157,43 @@ def test_a_cursor_of_a_gateway_that_is_ahead_is_honoured(jump, open_world):
     jump(main())
 
 
+def test_a_tail_that_is_behind_the_topic_is_not_enough(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            first = await world.connect("alice")
+            offsets = await store(world, 5)
+            await store(world, 2, tail=False)  # a fail-over ate the tail's end
+            world.bus.lose()
+            await world.until(lambda: len(first.ids()) == 7)
+            second = await world.connect("alice", Resume(world.cursor(offsets[2])))
+            assert bodies(second) == [3, 4, 0, 1]
+            await asyncio.sleep(6)
+            assert bodies(second) == [3, 4, 0, 1]
+
+    jump(main())
+
+
+def test_what_is_heard_before_the_first_cursor_is_known_stays_not_pending(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            record = world.say()
+            newest = world.store.newest
+
+            async def raced(timelines):
+                world.live(record, "alice")
+                await world.durable(record, "alice")
+                await asyncio.sleep(0.1)
+                return await newest(timelines)
+
+            world.store.newest = raced
+            alice = await world.connect("alice", Resume())
+            world.store.newest = newest
+            assert alice.mark.pending == []
+            assert world.sessions.hub.pending == 0
+
+    jump(main())
+
+
 def test_too_far_behind_is_answered_with_resync(jump, open_world):
     async def main():
         async with open_world(resume_events=50, page=20) as world:
@@ -282,6 +319,8 @@ def test_pending_of_another_connection_that_never_became_true_is_withdrawn(jump,
             assert alice.mark.pending == [str(lost.id)]
             await world.settle(id_time(lost.id) + 100_000, [0, 1, 2])
             await asyncio.sleep(10)
+            await world.settle(id_time(lost.id), [3])
+            await asyncio.sleep(5)
             assert alice.events("retracted") == []  # the fourth partition may be its own
             await world.settle(id_time(lost.id) + 100_000)
             await asyncio.sleep(5)
