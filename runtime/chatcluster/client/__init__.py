@@ -7,6 +7,7 @@
 
 from chatcluster.client.client import Client
 from chatcluster.client.cursors import CursorStore, FileCursors, MemoryCursors, Saved
+from chatcluster.client.engine import Status
 from chatcluster.client.errors import (
     ChatError,
     ConnectionRefused,
@@ -73,6 +74,7 @@ __all__ = [
     "Saved",
     "Sent",
     "Shown",
+    "Status",
     "Stopped",
     "TimedOut",
     "Typing",

@@ -161,10 +161,15 @@ class Chores:
         what is not yet proven.
         """
         engine = self._engine
+        if not engine.lagging:
+            return  # a reconnect came first, and resumed from there
         try:
             while True:
                 reply = await self._page(inbox=engine.state.inbox, channels=dict(engine.state.channels))
                 for event in [] if reply.events is UNSET else reply.events:
+                    view = engine.views.get(event.channel)
+                    if view is not None:
+                        view.apply(event)
                     engine.do(engine.state.event(event))
                 inbox = None
                 if reply.cursors is not UNSET and reply.cursors.inbox is not UNSET:

@@ -113,7 +113,7 @@ def _mark(row: Shown, own: bool, read: int) -> Fragments:
         case "withdrawn":
             return [("class:quiet", " withdrawn: it never became durable")]
         case "failed":
-            return [("class:failed", " ✗ not sent")]
+            return [("class:failed", " ✗ not acknowledged")]
         case "sending" if own:
             return [("class:wait", " …")]
         case "live" if own:

@@ -42,7 +42,7 @@ OPEN_VIEWS = 20
 class Conversation:
     """One row of the list."""
 
-    __slots__ = ("head", "id", "kind", "members", "name", "numbers", "peer", "typing", "unread")
+    __slots__ = ("head", "id", "kind", "large", "members", "name", "numbers", "peer", "typing", "unread")
 
     def __init__(self, summary: ChannelSummary) -> None:
         self.id = summary.id
@@ -57,6 +57,7 @@ class Conversation:
         self.head = summary.head
         self.unread = summary.unread
         self.members = summary.members
+        self.large = summary.route == "channel"
 
     @property
     def title(self) -> str:
@@ -231,6 +232,8 @@ class Talk:
             self.chat.close_view(self._opened.pop(0))
         self.view(conversation)
         self.changed()
+        if conversation.large:
+            await self.chat.follow(conversation.id)  # a session follows some large channels by itself, not all
         if fresh:
             await self.chat.older(conversation.id)
         self._read(conversation)
