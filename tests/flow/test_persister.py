@@ -532,6 +532,20 @@ async def test_a_repeat_of_an_event_changes_nothing_whoever_reads_it(world: Worl
 
 
 @flow
+async def test_members_of_a_large_channel_are_asked_for_as_of_the_position(world: World) -> None:
+    async with world.running():
+        await world.append(world.created("a", "b", "x", "y"))
+        await world.drained()
+        await asyncio.sleep(1)
+        world.fuse.left, world.fuse.mode = 0, 2  # dies with the rows written, and nothing else
+        await world.append(world.member("b", "remove"))
+        await world.drained()
+    assert world.deaths == 1
+    await check(world)
+    assert isinstance((await world.told("b"))[-1], MemberRecord)
+
+
+@flow
 async def test_a_store_that_is_down_delays_and_loses_nothing(world: World) -> None:
     world.fuse.down = {"store"}
     async with world.running():

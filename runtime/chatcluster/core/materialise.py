@@ -122,6 +122,11 @@ class ChannelState:
             self.members[user] = role
         self.count += (role is not None) - (before is not None)
 
+    @property
+    def held(self) -> int:
+        """Members held in memory."""
+        return 0 if self.members is None else len(self.members)
+
     def shrink(self) -> None:
         """Forget what a large channel's next records do not need."""
         if self.route == "channel":

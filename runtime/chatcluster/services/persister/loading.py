@@ -26,12 +26,13 @@ class Need:
     route changes). ``identity``: kind and creator (it is renamed).
     """
 
-    __slots__ = ("below", "complete", "fresh", "identity", "state", "subjects")
+    __slots__ = ("below", "complete", "fresh", "held", "identity", "state", "subjects")
 
     def __init__(self, state: ChannelState, below: int, fresh: bool) -> None:
         self.state = state
         self.below = below
         self.fresh = fresh
+        self.held = 0 if fresh else state.held  # before the run
         self.subjects: set[str] = set()
         self.complete = False
         self.identity = False

@@ -64,6 +64,7 @@ class _Partition:
     def __init__(self) -> None:
         self.seen = Seen()
         self.states: dict[str, ChannelState] = {}  # least lately used first
+        self.members = 0  # held by all of them
 
 
 class _Round:
@@ -268,21 +269,14 @@ class Stage1:
         self._proposals.add()
 
     def _trim(self, memory: _Partition, work: _Round) -> None:
-        for key in work.needs:
-            if (state := memory.states.get(key)) is not None:
+        states, settings = memory.states, self._settings
+        for key, need in work.needs.items():
+            if (state := states.get(key)) is not None:
                 state.shrink()
-        states = memory.states
-        over = len(states) - self._settings.channels
-        if over > 0:
-            for key in list(states)[:over]:
-                del states[key]
-        # Members are counted only when there may be too many: large channels hold none.
-        members = sum(len(state.members) for state in states.values() if state.members is not None)
-        for key in list(states):
-            if members <= self._settings.members:
-                break
-            state = states.pop(key)
-            members -= len(state.members) if state.members is not None else 0
+                memory.members += state.held - need.held
+        # The least lately used stand first. What is dropped is read again as of its next record.
+        while len(states) > settings.channels or (memory.members > settings.members and states):
+            memory.members -= states.pop(next(iter(states))).held
 
 
 def _unheard(outcome: Receipt | Failure) -> None:
