@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import sys
+import time
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,7 +50,9 @@ from chatcluster.core.frames import (
     Ping,
     Pong,
     Reconnect,
+    RenewToken,
     Reply,
+    Resync,
     Send,
     Sync,
     Welcome,
@@ -424,6 +428,87 @@ async def test_a_cursor_that_the_server_refuses_starts_anew() -> None:
     await store.save(Saved("elsewhere", {}, []))
     async with scripted(refuses, welcomes) as url, Client(url, token="t", cursors=store):
         pass
+
+
+async def test_a_device_that_is_too_far_behind_reads_on_from_its_own_cursor() -> None:
+    async def too_far(peer: Peer) -> None:
+        hello = await peer.read()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "1"
+        await peer.say(
+            Welcome("hello", "s", "ann", "default", TIME, 30_000, False, "9", {}, Limits()),
+            Resync("inbox", "too_far_behind"),
+            message("9", "not yet"),
+            Mark([], inbox="9"),
+        )
+        for at, more in (("1", True), ("3", False)):
+            sync = await peer.read()
+            assert isinstance(sync, Sync)
+            assert sync.inbox == at
+            end = int(at) + 2
+            page = [message(str(number), f"m{number}", live=False) for number in range(int(at) + 1, end + 1)]
+            await peer.say(Reply(sync.rid, events=page, cursors=Cursors(inbox=str(end)), more=more))
+        await peer.until_closed()
+
+    async def resumes(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "5"
+        await peer.say(message("9", "now", live=False))
+        await peer.until_closed()
+
+    store = MemoryCursors()
+    await store.save(Saved("1", {}, []))
+    async with scripted(too_far, resumes) as url, Client(url, token="t", cursors=store) as chat:
+        got = []
+        async for each in chat.messages():
+            got.append(each.body)
+            if each.body == "now":
+                break
+        assert got == ["m2", "m3", "m4", "m5", "now"]
+
+
+async def test_a_token_is_renewed_before_it_ends() -> None:
+    def jwt(number: int, life: float) -> str:
+        claims = json.dumps({"exp": time.time() + life, "n": number}).encode()
+        return f"e30.{urlsafe_b64encode(claims).decode().rstrip('=')}.s"
+
+    made: list[str] = []
+
+    async def token() -> str:
+        made.append(jwt(len(made), 1.5 if not made else 3600))
+        return made[-1]
+
+    async def script(peer: Peer) -> None:
+        assert (await peer.welcome()).token == made[0]
+        renewal = await peer.read()
+        assert isinstance(renewal, RenewToken)
+        assert renewal.token == made[1]
+        await peer.say(Reply(renewal.rid, expires=TIME), message("1", "still here"))
+        await peer.until_closed()
+
+    async with scripted(script) as url, Client(url, token=token) as chat:
+        assert (await anext(chat.messages())).body == "still here"
+
+
+async def test_what_waits_for_a_connection_is_sent_in_the_order_it_was_asked() -> None:
+    async def breaks(peer: Peer) -> None:
+        await peer.welcome()
+        for _ in range(5):
+            await peer.read()
+        await peer.socket.close(1012, "restart")
+
+    async def answers(peer: Peer) -> None:
+        await peer.welcome()
+        for number in range(5):
+            send = await peer.read()
+            assert send.body == f"m{number}"
+            await peer.ack(send, str(number + 1))
+        await peer.until_closed()
+
+    async with scripted(breaks, answers) as url, Client(url, token="t") as chat:
+        sends = [asyncio.create_task(chat.send("c", f"m{number}")) for number in range(5)]
+        assert [sent.id for sent in await asyncio.gather(*sends)] == ["1", "2", "3", "4", "5"]
 
 
 async def test_nothing_is_left_running() -> None:
