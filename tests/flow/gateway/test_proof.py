@@ -497,6 +497,30 @@ def test_pending_of_a_topic_that_is_left_is_forgotten(jump, open_world):
     jump(main())
 
 
+def test_a_read_that_ends_after_its_topic_changes_nothing(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            alice = await world.connect("alice")
+            record = world.say()
+            world.live(record, "alice")
+            timeline = world.store.timeline
+
+            async def slow(key, *, after, limit):
+                await asyncio.sleep(60)
+                return await timeline(key, after=after, limit=limit)
+
+            world.store.timeline = slow
+            await world.durable(record, "alice", tail=False)
+            await asyncio.sleep(6)
+            alice.gone()
+            await asyncio.sleep(120)
+            assert world.sessions.hub.topics == {}
+            assert world.sessions.hub.moved == {}
+            assert world.sessions.hub.pending == 0
+
+    jump(main())
+
+
 def test_entries_at_or_before_the_cursor_are_not_told_again(jump, open_world):
     async def main():
         async with open_world() as world:

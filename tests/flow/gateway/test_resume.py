@@ -197,12 +197,12 @@ def test_what_is_heard_before_the_first_cursor_is_known_stays_not_pending(jump, 
 def test_too_far_behind_is_answered_with_resync(jump, open_world):
     async def main():
         async with open_world(resume_events=50, page=20) as world:
-            offsets = await store(world, 300)
+            offsets = await store(world, 150)
             alice = await world.connect("alice", Resume(world.cursor(offsets[0])))
             assert alice.welcome.resumed is False
             assert alice.resyncs() == [("inbox", "too_far_behind")]
             assert bodies(alice) == []
-            near = await world.connect("alice", Resume(world.cursor(offsets[260])))
+            near = await world.connect("alice", Resume(world.cursor(offsets[110])))
             assert near.welcome.resumed is True
             assert len(bodies(near)) == 39
 
@@ -431,10 +431,15 @@ def test_whoever_leaves_during_the_reads_is_not_attached(jump, open_world):
             offsets = await store(world, 5, tail=False)
             alice = world.client("alice")
             alice.hello(resume=Resume(world.cursor(offsets[0])))
+            fresh = world.client("alice")
+            fresh.hello()
+            await asyncio.sleep(0.0005)
+            fresh.gone()
+            assert fresh.of(Welcome) == []
             await asyncio.sleep(0.0005)
             alice.gone()
             await asyncio.sleep(1)
-            assert alice.of(Welcome) == []
+            assert alice.of(Welcome) == fresh.of(Welcome) == []
             assert not any(topic.registered() for topic in world.sessions.hub.topics.values())
             assert world.presence.beats == []
 

@@ -220,8 +220,8 @@ class Hub:
                 self.pending -= len(topic.pending)
             topic.end()  # a read on its way must not move it any more
         if gone:
-            async with self._order:
-                keys = [topic.key for topic in gone if topic.subscribed and topic.key not in self.topics]
+            async with self._order:  # whoever comes back meanwhile subscribes after this
+                keys = [topic.key for topic in gone if topic.subscribed]
                 if keys:
                     with suppress(Unavailable):
                         await self._bus.unsubscribe(keys)
