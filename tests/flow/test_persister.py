@@ -71,6 +71,16 @@ class Time:
         return asyncio.get_running_loop().time()
 
 
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    """End them. Raises what ended one of them before."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
 class Killed(Exception):
     """The process died here."""
 
@@ -224,10 +234,7 @@ class World:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled() and task.exception():
-                raise task.exception()  # type: ignore[misc]
+            await stop(task)
 
     def id(self) -> int:
         return self.minter.mint(self.time.now())
@@ -479,9 +486,7 @@ async def test_two_persisters_at_once_write_the_same(world: World) -> None:
         other = asyncio.create_task(world.persister("q").run())  # another group reads everything again
         await asyncio.sleep(20)
         await world.drained()
-        other.cancel()
-        zombie.cancel()
-        await asyncio.wait([other, zombie])
+        await stop(other, zombie)
     await check(world)
 
 
@@ -496,8 +501,7 @@ async def test_a_replay_after_later_joins_and_leaves_fans_out_as_of_the_position
     before = len(await world.timeline(inbox_timeline("t", "b")))
     again = asyncio.create_task(world.persister("from the start").run())  # rows beyond every record exist by now
     await asyncio.sleep(30)
-    again.cancel()
-    await asyncio.wait([again])
+    await stop(again)
 
     await check(world)
     assert before == len(await world.timeline(inbox_timeline("t", "b"))) == 5  # created, k1, x, k2, its own remove
@@ -511,8 +515,7 @@ async def test_references_appended_again_are_told_once_also_by_a_new_owner(world
     before = sum(map(len, await world.entries(INBOX)))
     again = asyncio.create_task(world.persister("from the start", inbox="p").run())  # only stage 1 starts anew
     await asyncio.sleep(30)
-    again.cancel()
-    await asyncio.wait([again])
+    await stop(again)
     assert sum(map(len, await world.entries(INBOX))) == 2 * before
     await check(world)
 
