@@ -42,6 +42,9 @@ from chatcluster.services.presence.settings import PresenceSettings
 from chatcluster.services.router.service import RouterService
 from chatcluster.services.router.settings import RouterSettings
 
+MAX_INBOX_FANOUT = 5_000
+"""Hard cap of the inbox route: one message writes this many inbox rows."""
+
 
 class LogSettings(msgspec.Struct, frozen=True):
     """The embedded log."""
@@ -54,6 +57,15 @@ class LogSettings(msgspec.Struct, frozen=True):
         return {topic: self.partitions if topic in {MESSAGES, INBOX} else 1 for topic in TOPICS}
 
 
+class RoutingSettings(msgspec.Struct, frozen=True):
+    """Hybrid routing, for router and persister alike."""
+
+    inbox_fanout_limit: int = 500
+    """Members from which a channel has a timeline of its own instead of being written to every inbox."""
+    hysteresis: int = 100
+    """A channel goes back to the inboxes when it falls this far below the limit."""
+
+
 class Settings(msgspec.Struct, frozen=True):
     """All sections of the embedded platform."""
 
@@ -62,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True):
     router: RouterSettings = RouterSettings()
     persister: PersisterSettings = PersisterSettings()
     presence: PresenceSettings = PresenceSettings()
+    routing: RoutingSettings = RoutingSettings()
     log: LogSettings = LogSettings()
 
 
@@ -71,7 +84,38 @@ def settings_from(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
     for name in sections:
         if name not in types:
             raise BadSettings(f"[{name}]: no such section; allowed: {', '.join(types)}")
-    return Settings(**{name: convert(name, values, types[name]) for name, values in sections.items()})
+    settings = Settings(**{name: convert(name, values, types[name]) for name, values in sections.items()})
+    return agreed(settings)
+
+
+def agreed(settings: Settings) -> Settings:
+    """What several roles must say alike, said once. Raises ``BadSettings``."""
+    routing, limits = settings.routing, settings.sessions.limits
+    if not 2 <= routing.inbox_fanout_limit <= MAX_INBOX_FANOUT:
+        raise BadSettings(
+            f"routing.inbox_fanout_limit = {routing.inbox_fanout_limit}: allowed: 2 to {MAX_INBOX_FANOUT}"
+        )
+    if not 0 <= routing.hysteresis < routing.inbox_fanout_limit:
+        raise BadSettings(f"routing.hysteresis = {routing.hysteresis}: allowed: 0 to inbox_fanout_limit - 1")
+    replace = msgspec.structs.replace
+    router = replace(settings.router, inbox_fanout_limit=routing.inbox_fanout_limit)
+    limits = replace(
+        limits,
+        max_frame_bytes=settings.gateway.max_frame_bytes,
+        max_body_bytes=router.max_body_bytes,
+        sends_per_second=int(router.sends_per_second),
+        page=router.page,
+    )
+    return replace(
+        settings,
+        router=router,
+        persister=replace(
+            settings.persister,
+            inbox_fanout_limit=routing.inbox_fanout_limit,
+            inbox_fanout_floor=routing.inbox_fanout_limit - routing.hysteresis,
+        ),
+        sessions=replace(settings.sessions, limits=limits),
+    )
 
 
 class Platform:

@@ -205,10 +205,12 @@ def apply(state: ChannelState, item: Item, thresholds: Thresholds, out: Output) 
         counts = _route(state, item.offset, record, out)
     else:
         raise ValueError(f"{type(record).__name__} does not stand in the log")
-    # ADR 0005: proposed again by every event while count and route disagree; one per run is enough.
+    # ADR 0005: proposed again by every event while count and route disagree; one per run is enough. Back to the
+    # inboxes only when somebody leaves: a router switches a channel before it adds many, and is not to be undone.
     if state.exists:
         wanted = wanted_route(state.route, state.count, up=thresholds.up, down=thresholds.down)
-        if wanted != state.route:
+        leaving = isinstance(record, MemberRecord) and record.change == "remove"
+        if wanted != state.route and (wanted == "channel" or leaving):
             out.proposals[state.key] = proposal(state.tenant, state.channel, wanted, record.id)
         elif out.proposals:
             out.proposals.pop(state.key, None)

@@ -37,6 +37,7 @@ from chatcluster.core.records import (
     ChannelRecord,
     MemberRecord,
     Role,
+    RouteRecord,
     channel_key,
     digest,
     encode,
@@ -222,13 +223,21 @@ class Changes:
     async def _change(self, caller: Caller, channel: str, users: list[str], change: Change) -> None:
         """One record per user that is not yet as wanted; back when the store shows all of them.
 
-        In chunks, each stored before the next is appended: below the route's threshold every member's inbox
-        gets every addition, and a thousand at once would be told to one another before the route can switch.
+        In chunks, each stored before the next is appended. Additions that will take the channel over the route's
+        threshold come behind the switch (ADR 0005): below it every member's inbox gets every addition, and a
+        thousand newcomers would first be told to one another.
         """
         found = await self._store.memberships(caller.tenant, channel, users)
         wanted = change == "add"
         todo = [user for user in users if (user in found and found[user].role is not None) is not wanted]
         size = self._settings.bulk
+        stored = await self._store.channel(caller.tenant, channel)
+        if stored is not None and stored.route == "channel":
+            size = self._settings.bulk_large
+        elif stored is not None and wanted and stored.members + len(todo) >= self._settings.inbox_fanout_limit:
+            record = RouteRecord(caller.tenant, channel, self._mint(), caller.user, "", 0, PLAIN, "channel")
+            await self._append([record])
+            size = self._settings.bulk_large
         try:
             for start in range(0, len(todo), size):
                 await self._change_some(caller, channel, todo[start : start + size], change)
@@ -284,7 +293,7 @@ class Changes:
         except TimeoutError:
             raise unknown_outcome() from None
 
-    async def _append(self, records: Sequence[ChannelRecord | MemberRecord]) -> int:
+    async def _append(self, records: Sequence[ChannelRecord | MemberRecord | RouteRecord]) -> int:
         """The highest offset of the records."""
         reported: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         left = len(records)

@@ -82,5 +82,9 @@ class RouterSettings(msgspec.Struct, frozen=True):
     """Unread messages are counted up to this."""
     max_members: int = 200_000
     """Members a channel may have."""
+    inbox_fanout_limit: int = 500
+    """Members from which a channel has its own timeline; the persister's number. Larger additions switch first."""
     bulk: int = 100
     """Members added or removed together: a chunk is stored before the next is appended."""
+    bulk_large: int = 1_000
+    """The same in a large channel, where an addition is told to the timeline and one inbox, not to all."""
