@@ -140,6 +140,11 @@ class Window:
 
         wait(opened, f"{title} is open")
 
+    def tab(self, handle: str) -> None:
+        """Look at another tab of this window."""
+        self.driver.switch_to.window(handle)
+        self.driver.execute_cdp_cmd("Page.bringToFront", {})
+
     def room(self, title: str) -> Any:
         script = """return [...document.querySelectorAll('.room')]
                     .find((one) => one.querySelector('.room-title').textContent === arguments[0])"""

@@ -54,16 +54,16 @@ def test_two_tabs_are_two_devices_and_read_marks_follow(window: Callable[[str], 
     before = ada.unread(GRACE)
     grace.send(fresh("For both tabs"))
     wait(lambda: ada.unread(GRACE) == before + 1, "the second tab counts it")
-    ada.driver.switch_to.window(first)
+    ada.tab(first)
     assert ada.run("return sessionStorage.getItem('chatcluster:device')") != device
     wait(lambda: ada.unread(GRACE) == before + 1, "the first tab counts it")
-    ada.driver.switch_to.window(second)
+    ada.tab(second)
     ada.open(GRACE)
-    ada.driver.switch_to.window(first)
+    ada.tab(first)
     wait(lambda: ada.unread(GRACE) == 0, "what one tab reads is read in the other")
-    ada.driver.switch_to.window(second)
+    ada.tab(second)
     ada.driver.close()
-    ada.driver.switch_to.window(first)
+    ada.tab(first)
 
 
 def test_typing_and_presence(window: Callable[[str], Any], wait: Any) -> None:
