@@ -428,6 +428,7 @@ def test_a_new_device_without_a_store_is_told_to_try_later(jump, open_world):
 def test_whoever_leaves_during_the_reads_is_not_attached(jump, open_world):
     async def main():
         async with open_world() as world:
+            await asyncio.sleep(0.1)  # the revocations are known
             offsets = await store(world, 5, tail=False)
             alice = world.client("alice")
             alice.hello(resume=Resume(world.cursor(offsets[0])))
