@@ -59,6 +59,7 @@ def test_two_tabs_are_two_devices_and_read_marks_follow(window: Callable[[str], 
     wait(lambda: ada.unread(GRACE) == before + 1, "the first tab counts it")
     ada.tab(second)
     ada.open(GRACE)
+    assert ada.text("#log .fresh") == "New", "a line where the new ones begin"
     ada.tab(first)
     wait(lambda: ada.unread(GRACE) == 0, "what one tab reads is read in the other")
     ada.tab(second)

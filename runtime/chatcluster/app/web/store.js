@@ -7,6 +7,7 @@ import { proveIn, putDelete, putEdit, putHistory, putMessage, putReaction, stub,
 // Bounds of memory (law 7): messages kept per channel, and how many channels keep theirs.
 export const KEEP_OPEN = 1200;
 export const KEEP_CLOSED = 60;
+const KEEP_PRESENCE = 2000;
 const SAVE_MESSAGES = 30;
 const SAVE_CHANNELS = 30;
 const MAX_PENDING = 1000; // what `resume.pending` may carry
@@ -326,7 +327,14 @@ export class Store {
   }
 
   setPresence(changes) {
-    for (const { user, status, since } of changes) this.presence.set(user, { status, since });
+    for (const { user, status, since } of changes) {
+      this.presence.delete(user); // the newest are last, the oldest are forgotten first
+      this.presence.set(user, { status, since });
+    }
+    for (const user of this.presence.keys()) {
+      if (this.presence.size <= KEEP_PRESENCE) break;
+      this.presence.delete(user);
+    }
     this.#changed(null);
   }
 
