@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from chatcluster.app.server_api import openapi
 
+from chatcluster.app.server_api import openapi
 from chatcluster.core.codes import Close, ErrorCode
 from chatcluster.core.frames import JSON_PROTOCOL, MSGPACK_PROTOCOL, ClientFrame, ServerFrame
 

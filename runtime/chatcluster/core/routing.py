@@ -5,6 +5,7 @@ from __future__ import annotations
 from chatcluster.core.ids import MAX_WORKER, SEQUENCE_BITS
 from chatcluster.core.records import PLAIN, Route, RouteRecord
 
+
 def wanted_route(route: Route, members: int, *, up: int, down: int) -> Route:
     """The route for this many members, with hysteresis: to ``channel`` at ``up``, back below ``down``."""
     if route == "inbox":

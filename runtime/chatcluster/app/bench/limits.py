@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 _SENDER = """
 import os, socket, sys
@@ -30,49 +31,66 @@ while os.read(0, 1):
 
 
 class _Sink(asyncio.Protocol):
-    def __init__(self, counted: asyncio.Event, wanted: list[int]) -> None:
-        self._counted = counted
-        self._wanted = wanted
+    def __init__(self, raw: RawSender) -> None:
+        self._raw = raw
 
     def data_received(self, data: bytes) -> None:
-        self._wanted[0] -= len(data)
-        if self._wanted[0] <= 0:
-            self._counted.set()
+        self._raw.arrived(len(data))
 
 
-async def raw_sends(sockets: int, size: int, seconds: float) -> float:
-    """Frames of ``size`` bytes delivered per second, one at a time to ``sockets`` receivers in this process."""
-    cores = sorted(os.sched_getaffinity(0) | {0})
+class RawSender:
+    """A sending process and its ``sockets`` receivers in this one. Made by ``raw_sender``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sockets: int, size: int) -> None:
+        self._process = process
+        self._sockets = sockets
+        self._size = size
+        self._left = 0
+        self._done = asyncio.Event()
+
+    def arrived(self, size: int) -> None:
+        """Bytes came in."""
+        self._left -= size
+        if self._left <= 0:
+            self._done.set()
+
+    async def rate(self, seconds: float) -> float:
+        """Frames delivered per second, each round after the one before has arrived everywhere."""
+        assert self._process.stdin is not None
+        rounds = 0
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            self._left = self._sockets * self._size
+            self._done.clear()
+            self._process.stdin.write(b"g")
+            await self._done.wait()
+            rounds += 1
+        return rounds * self._sockets / (time.perf_counter() - begin)
+
+
+@asynccontextmanager
+async def raw_sender(sockets: int, size: int) -> AsyncIterator[RawSender]:
+    """The limit for ``sockets`` receivers of frames of ``size`` bytes, for the time of the block."""
+    core = min(os.sched_getaffinity(0) | {0})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _SENDER, str(sockets), str(size)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    os.sched_setaffinity(process.pid, {cores[0]})
-    assert process.stdin is not None
+    os.sched_setaffinity(process.pid, {core})
     assert process.stdout is not None
     loop = asyncio.get_running_loop()
+    raw = RawSender(process, sockets, size)
     try:
         port = int(await process.stdout.readline())
-        counted, wanted = asyncio.Event(), [0]
         links = []
         for _ in range(sockets):
-            transport, _protocol = await loop.create_connection(lambda: _Sink(counted, wanted), "127.0.0.1", port)
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport, _protocol = await loop.create_connection(lambda: _Sink(raw), "127.0.0.1", port)
             links.append(transport)
         await process.stdout.readline()
-        rounds = 0
-        begin = time.perf_counter()
-        while time.perf_counter() - begin < seconds:
-            wanted[0] = sockets * size
-            counted.clear()
-            process.stdin.write(b"g")
-            await counted.wait()
-            rounds += 1
-        elapsed = time.perf_counter() - begin
+        yield raw
         for link in links:
-            link.close()
-        return rounds * sockets / elapsed
+            link.abort()
     finally:
         process.kill()
         await process.wait()

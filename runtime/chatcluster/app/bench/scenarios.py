@@ -11,9 +11,11 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
 
 from chatcluster.app.bench.histogram import LatencyHistogram
-from chatcluster.app.bench.limits import raw_sends
+from chatcluster.app.bench.limits import raw_sender
 from chatcluster.app.bench.report import Figure, Latencies, latencies
 from chatcluster.app.bench.subject import Subject
 from chatcluster.app.bench.swarm import Client, between, connect_all
@@ -69,7 +71,7 @@ class _Run:
         self._left = total * (deliveries + 1)
         self.done = asyncio.Event()
 
-    def frame(self, payload: bytes, *, count_event: bool) -> None:
+    def frame(self, _: Client, payload: bytes, *, count_event: bool) -> None:
         now = time.perf_counter()
         if payload.startswith(_ACK):
             index = int(payload[len(_ACK) : payload.index(b'"', len(_ACK))])
@@ -114,7 +116,7 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         run = _Run(total, 1)
         for number, client in enumerate(clients):
             # the sender's own copy of the event is not counted as a delivery
-            client.on_frame = lambda _, payload, receiver=number % 2 == 1: run.frame(payload, count_event=receiver)
+            client.on_frame = partial(run.frame, count_event=number % 2 == 1)
         before = subject.cpu()
         await _offer(
             run, rate, total, lambda index: clients[index % pairs * 2].send(_send(channels[index % pairs], index))
@@ -217,7 +219,7 @@ class _FanOut:
         return self.last - begin
 
 
-async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: float = 5.0) -> Found:
+async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: float = 1.0, turns: int = 5) -> Found:
     """One event to ``sockets`` followers, one at a time and eight waiting, beside one bare send per socket."""
     name = f"fan{sockets}"
     channel, clients = await _large(subject, say, name, max(600, sockets), sockets)
@@ -233,32 +235,34 @@ async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: fl
 
         return send
 
-    rates: dict[int, float] = {}
-    costs: dict[int, float] = {}
-    for events in (1, 8):
-        await count.round(sockets * events, burst(events))
-        rounds, begin, cpu = 0, time.perf_counter(), subject.cpu()
-        while time.perf_counter() - begin < seconds:
-            await count.round(sockets * events, burst(events))
-            rounds += 1
-        elapsed = time.perf_counter() - begin
-        rates[events] = rounds * events * sockets / elapsed
-        costs[events] = (subject.cpu() - cpu) / (rounds * events * sockets) * 1e6
-        say(f"  {events} waiting: {rates[events]:,.0f} deliveries/s")
+    await count.round(sockets, burst(1))
+    ours: dict[int, list[float]] = {1: [], 8: []}
+    limits: list[float] = []
+    micros: list[float] = []
+    # In turn, so that a neighbour's noise meets all three alike; the ratio is taken turn by turn.
+    async with raw_sender(sockets, count.bytes + 4) as raw:
+        for _ in range(turns):
+            limits.append(await raw.rate(seconds))
+            for events, found in ours.items():
+                rounds, begin, cpu = 0, time.perf_counter(), subject.cpu()
+                while time.perf_counter() - begin < seconds:
+                    await count.round(sockets * events, burst(events))
+                    rounds += 1
+                found.append(rounds * events * sockets / (time.perf_counter() - begin))
+                if events == 1:
+                    micros.append((subject.cpu() - cpu) / (rounds * sockets) * 1e6)
+            say(f"  one at a time {ours[1][-1]:,.0f}/s, eight waiting {ours[8][-1]:,.0f}/s, raw {limits[-1]:,.0f}/s")
     for client in clients:
         client.drop()
-    await asyncio.sleep(0.5)
-    raw = await raw_sends(sockets, count.bytes + 4, seconds)
-    say(f"  one bare send per socket: {raw:,.0f}/s")
-    one, eight = rates[1] / raw, rates[8] / raw
-    beside = f"raw {raw:,.0f}/s"
+    one, eight = (median(a / b for a, b in zip(ours[events], limits, strict=True)) for events in (1, 8))
+    beside, cost = f"raw {median(limits):,.0f}/s", median(micros)
     scenario = f"fanout {sockets:,}"
     return [
-        Figure(scenario, "deliveries, one event at a time", rates[1], "/s", beside),
+        Figure(scenario, "deliveries, one event at a time", median(ours[1]), "/s", beside),
         Figure(scenario, "ratio to raw", one, "", beside, "≥ 0.75", one >= 0.75),
-        Figure(scenario, "deliveries, eight waiting", rates[8], "/s", beside),
+        Figure(scenario, "deliveries, eight waiting", median(ours[8]), "/s", beside),
         Figure(scenario, "ratio to raw, eight waiting", eight, "", beside, "≥ 2.5", eight >= 2.5),
-        Figure(scenario, "CPU per delivery", costs[1], "µs", goal="≤ 12", met=costs[1] <= 12),
+        Figure(scenario, "CPU per delivery, one at a time", cost, "µs", goal="≤ 12", met=cost <= 12),
     ], []
 
 
@@ -271,7 +275,7 @@ async def group(subject: Subject, say: Say, *, members: int = 499, rounds: int =
     count = _FanOut(clients)
     histogram = LatencyHistogram()
     for index in range(rounds):
-        took = await count.round(members, lambda index=index: clients[index].send(_send(channel, index)))
+        took = await count.round(members, partial(clients[index].send, _send(channel, index)))
         histogram.record(int(took * 1e6))
         await asyncio.sleep(0.05)
     for client in clients:
@@ -292,21 +296,22 @@ async def huge(subject: Subject, say: Say, *, members: int = 200_000, online: in
     count = _FanOut(clients)
     histogram = LatencyHistogram()
     for index in range(rounds):
-        took = await count.round(online, lambda index=index: clients[index].send(_send(channel, index)))
+        took = await count.round(online, partial(clients[index].send, _send(channel, index)))
         histogram.record(int(took * 1e6))
         await asyncio.sleep(0.1)
     size = count.bytes + 4
     for client in clients:
         client.drop()
     await asyncio.sleep(0.5)
-    raw = await raw_sends(online, size, 3)
-    median, bound = histogram.percentile(50) / 1000, online / (0.75 * raw) * 1000 + 20
-    say(f"  last delivery: median {median:.0f} ms; predicted by the fan-out rate {bound:.0f} ms")
+    async with raw_sender(online, size) as sender:
+        raw = await sender.rate(3)
+    middle, bound = histogram.percentile(50) / 1000, online / (0.75 * raw) * 1000 + 20
+    say(f"  last delivery: median {middle:.0f} ms; predicted by the fan-out rate {bound:.0f} ms")
     predicted = f"{online:,} / (0.75 × raw {raw:,.0f}/s) + 20 ms = {bound:.0f} ms"
     return [
         Figure("huge", f"{members:,} members made and {online:,} connected in", imported, "s"),
         Figure(
-            "huge", f"last of {online:,} deliveries, median", median, "ms", predicted, f"≤ {bound:.0f}", median <= bound
+            "huge", f"last of {online:,} deliveries, median", middle, "ms", predicted, f"≤ {bound:.0f}", middle <= bound
         ),
     ], [latencies("huge", "send → last delivery", 10, histogram)]
 

@@ -47,7 +47,7 @@ class Client(asyncio.Protocol):
         self.welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not registered as such
+        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's are not registered as such
         key = base64.b64encode(os.urandom(16))
         transport.write(
             b"GET /v1/connect HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
