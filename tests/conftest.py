@@ -72,6 +72,12 @@ def loop_clock() -> LoopClock:
 
 
 @pytest.fixture
+def jumping_loop() -> type[JumpingLoop]:
+    """The loop itself, for tests that run it piece by piece."""
+    return JumpingLoop
+
+
+@pytest.fixture
 def jump() -> Callable[[Coroutine[Any, Any, T]], T]:
     """Runs a coroutine on jumping time; fails when it leaves a task behind."""
 
