@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatcluster.core.codes import Refused
-from chatcluster.core.cursor import MAX_CURSOR, START, Cursor, decode_cursor, encode_cursor
+from chatcluster.core.cursor import MAX_CURSOR, MAX_OFFSET, START, Cursor, decode_cursor, encode_cursor
+from chatcluster.core.ids import MAX_ID
 
 
-@given(st.text(max_size=16), st.integers(START, 2**63 - 1), st.integers(0, 2**63 - 1))
+@given(st.text(max_size=16), st.integers(START, MAX_OFFSET), st.integers(0, MAX_ID))
 def test_a_cursor_comes_back_as_it_was(epoch: str, offset: int, last: int) -> None:
     cursor = Cursor(epoch, offset, last)
 
@@ -46,3 +47,10 @@ def test_a_damaged_cursor_is_refused_or_means_the_same(data: st.DataObject) -> N
 def test_a_negative_offset_below_the_start_is_refused() -> None:
     with pytest.raises(Refused):
         decode_cursor(encode_cursor(Cursor("e", START - 1, 0), "u:t/ada"), "u:t/ada")
+
+
+@pytest.mark.parametrize("cursor", [Cursor("e", MAX_OFFSET + 1, 0), Cursor("e", 0, MAX_ID + 1), Cursor("e", 0, -1)])
+def test_a_cursor_that_somebody_made_up_never_reaches_a_store(cursor: Cursor) -> None:
+    """A store takes 63 bits; the check sum is right, since anybody can reckon it."""
+    with pytest.raises(Refused, match="bad_cursor"):
+        decode_cursor(encode_cursor(cursor, "u:t/ada"), "u:t/ada")

@@ -12,12 +12,16 @@ from zlib import crc32
 import msgspec
 
 from chatcluster.core.codes import Refused
+from chatcluster.core.ids import MAX_ID
 
 START = -1
 """The offset before the first record."""
 
 MAX_CURSOR = 128
 """Characters a cursor may have on the wire."""
+
+MAX_OFFSET = (1 << 62) - 1
+"""No log comes so far. The check sum is no signature: anybody can write a cursor, and stores take 63 bits."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -55,7 +59,7 @@ def decode_cursor(text: str, timeline: str, field: str = "cursor") -> Cursor:
         if len(text) > MAX_CURSOR:
             raise ValueError(text)
         wire = _decode(urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
-        if wire.offset < START:
+        if not (START <= wire.offset <= MAX_OFFSET and 0 <= wire.last_id <= MAX_ID):
             raise ValueError(wire.offset)
     except (ValueError, msgspec.DecodeError) as error:
         raise Refused("bad_cursor", f"{field} is not a cursor of this server", field=field) from error
