@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from chatcluster.core.codes import Close
+from chatcluster.core.faults import told
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Clock
 from chatcluster.services.gateway.admission import Admission, Bucket
@@ -199,8 +200,4 @@ class Sockets:
         self.metrics.failures.add()
         if not self._complaints.take(self.monotonic()):
             return
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown place"
-        log.error("session failed: %s at %s", type(error).__name__, where)
+        log.error("session failed: %s", told(error))

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from chatcluster.core.envelope import ROUTERS_TOPIC, Changed
+from chatcluster.core.faults import told
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import Kind, Role, Route, channel_key, channel_timeline, inbox_timeline
 from chatcluster.core.rows import StoredChannel
@@ -265,8 +266,8 @@ class ChannelCache:
                     self._failed.add()
                     ok = False
                     self._degrade(load.key)
-                except Exception:
-                    log.exception("loading a channel failed")
+                except Exception as error:
+                    log.error("loading a channel failed: %s", told(error))
                     self._failed.add()
                     ok = False
                 done, waiters = waiters, []

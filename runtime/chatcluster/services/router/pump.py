@@ -15,6 +15,7 @@ from functools import partial
 
 from chatcluster.core.codes import Refused
 from chatcluster.core.envelope import Live
+from chatcluster.core.faults import told
 from chatcluster.core.frames import Answer, Edit, Send
 from chatcluster.core.ids import id_time, parse_id
 from chatcluster.core.metrics import Counter, Metrics
@@ -138,8 +139,8 @@ class Pump:
             except asyncio.CancelledError:
                 self._end(batch)
                 raise
-            except Exception:
-                log.exception("a batch of sends failed")
+            except Exception as error:
+                log.error("a batch of sends failed: %s", told(error))
                 self._end(batch)
 
     # -- the steps ------------------------------------------------------------------------------------
@@ -161,8 +162,8 @@ class Pump:
                     ready.append(sending)
             except Refused as refused:
                 self._refuse(sending, refused)
-            except Exception:
-                log.exception("a send failed")
+            except Exception as error:
+                log.error("a send failed: %s", told(error))
                 self._refuse(sending, unavailable("this send failed here"))
         if not ready:
             return
@@ -181,8 +182,8 @@ class Pump:
                 self._produce(sending, claimed)
             except Refused as refused:
                 self._refuse(sending, refused)
-            except Exception:
-                log.exception("a send failed")
+            except Exception as error:
+                log.error("a send failed: %s", told(error))
                 self._end([sending])
         self._publish_seconds.observe(self._now() - claimed)
 
@@ -410,8 +411,8 @@ class Pump:
             await self._checks.check(sending, role)
         except Refused as refused:
             self._refuse(sending, refused)
-        except Exception:
-            log.exception("a check failed")
+        except Exception as error:
+            log.error("a check failed: %s", told(error))
             self._refuse(sending, unavailable("this send failed here"))
         finally:
             self._checking -= 1

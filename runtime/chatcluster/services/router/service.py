@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chatcluster.core.codes import Refused
+from chatcluster.core.faults import told
 from chatcluster.core.frames import (
     Answer,
     ChannelAdd,
@@ -170,8 +171,8 @@ class RouterService:
             answer = refusal(refused, rid)
         except Unavailable:
             answer = refusal(unavailable("a part of the platform does not answer", self._settings.retry_after_ms), rid)
-        except Exception:
-            log.exception("a request failed")
+        except Exception as error:
+            log.error("a request failed: %s", told(error))
             answer = refusal(unavailable("this request failed here"), rid)
         done, _ = self._open.pop(number)
         done(answer)

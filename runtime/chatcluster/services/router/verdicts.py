@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from chatcluster.core.codes import Refused
+from chatcluster.core.faults import told
 from chatcluster.core.rows import VerdictRow
 from chatcluster.ports import Clock, StoreReader, Unavailable
 from chatcluster.services.router.refusals import id_conflict, unknown_outcome
@@ -92,8 +93,8 @@ class Verdicts:
                 return
         except Unavailable:
             pass
-        except Exception:
-            log.exception("reading a verdict failed")
+        except Exception as error:
+            log.error("reading a verdict failed: %s", told(error))
         now = self._now()
         if now >= wait.deadline:
             self._lost(sending, unknown_outcome())
