@@ -1,4 +1,4 @@
-"""What one incoming frame costs, and what one idle connection holds: our parser beside ``websockets``' ``ServerProtocol``.
+"""What one incoming frame costs, and what one idle connection holds: our parser and ``websockets``' one.
 
 ``python bench/frames.py`` measures both in turn in one run and prints medians. See docs/adr/0008.
 """
@@ -69,8 +69,7 @@ def held(make: type[Parser] | None) -> float:
 
 if __name__ == "__main__":
     pairs = [(ours(), theirs()) for _ in range(TURNS)]
-    print(
-        f"one {len(FRAME)}-byte frame: ours {median(a for a, _ in pairs):.1f} µs, ServerProtocol {median(b for _, b in pairs):.1f} µs"
-    )
+    mine, other = (median(pair[side] for pair in pairs) for side in (0, 1))
+    print(f"one {len(FRAME)}-byte frame: ours {mine:.1f} µs, ServerProtocol {other:.1f} µs")
     print(f"ratio, turn by turn: {median(b / a for a, b in pairs):.1f}")
     print(f"held while idle: ours {held(Parser):,.0f} bytes, ServerProtocol {held(None):,.0f} bytes")
