@@ -40,7 +40,7 @@ def check_identity(tenant: str, user: str) -> None:
     Raises ``Refused(unauthorized)``: they come from a token.
     """
     if not 0 < len(tenant) <= MAX_NAME or "/" in tenant or not 0 < len(user) <= MAX_NAME:
-        raise Refused("unauthorized", "the token is not valid here")
+        raise Refused("unauthorized", "the token is not valid")
 
 
 def check_channel(channel: str) -> None:

@@ -135,11 +135,11 @@ class Resumer:
     async def _identify(self, token: str | None) -> Identity:
         await self._revocations.loaded.wait()
         if token is None:
-            raise Refused("unauthorized", "a token is needed")
+            raise Refused("unauthorized", "the token is not valid")
         identity = await self._authenticator.verify(token)
         check_identity(identity.tenant, identity.user)
         if self._revocations.revoked(identity.tenant, identity.user, int(identity.issued_at * 1000)):
-            raise Refused("unauthorized", "the token is not valid here")
+            raise Refused("unauthorized", "the token is not valid")
         return identity
 
     async def _admit(self, session: Session, hello: Hello) -> Arrival | None:
@@ -189,7 +189,7 @@ class Resumer:
         try:
             identity = await self._identify(frame.token)
             if (identity.tenant, identity.user) != (session.tenant, session.user):
-                raise Refused("unauthorized", "the token is not valid here")
+                raise Refused("unauthorized", "the token is not valid")
         except Refused as refused:
             session.finish(refusal(refused, frame.rid))
             return
