@@ -36,6 +36,9 @@ def test_text_becomes_what_the_field_is() -> None:
     [
         ({"name": "n", "limits": 3}, r"example\.limits = 3: no such setting; allowed: limit, name"),
         ({"name": "n", "limit": "many"}, r"example\.limit = 'many': Expected `int`"),
+        ({"name": "n", "limit": -1}, r"example\.limit = -1: allowed: a number from 0 on"),
+        ({"name": "n", "ratio": "nan"}, r"example\.ratio = 'nan': allowed: a number from 0 on"),
+        ({"name": "n", "ratio": "inf"}, r"example\.ratio = 'inf': allowed: a number from 0 on"),
         ({}, r"example\.name is missing"),
     ],
 )

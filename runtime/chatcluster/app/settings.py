@@ -8,6 +8,7 @@ value and what is allowed.
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -65,6 +66,8 @@ def convert(section: str, values: Mapping[str, Any], struct: type[S]) -> S:
         except msgspec.ValidationError as error:
             allowed = str(error).partition(" - at")[0]
             raise BadSettings(f"{section}.{key} = {values[key]!r}: {allowed}") from None
+        if not _sensible(value, fields[key].type):
+            raise BadSettings(f"{section}.{key} = {values[key]!r}: allowed: a number from 0 on, and an end to it")
     try:
         return msgspec.convert(ready, struct, strict=False)
     except msgspec.ValidationError as error:
@@ -75,6 +78,13 @@ def _from_text(value: Any, wanted: Any) -> Any:
     if isinstance(value, str) and msgspec.inspect.multi_type_info([wanted])[0].__class__.__name__ in _LISTS:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _sensible(value: Any, wanted: Any) -> bool:
+    """Whether a number is one that a size, a rate or a time can have; ``nan`` would make every comparison false."""
+    if msgspec.inspect.multi_type_info([wanted])[0].__class__.__name__ not in {"IntType", "FloatType"}:
+        return True
+    return 0 <= msgspec.convert(value, float, strict=False) < math.inf
 
 
 _LISTS = {"ListType", "VarTupleType", "SetType", "FrozenSetType"}
