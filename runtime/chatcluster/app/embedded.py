@@ -6,6 +6,7 @@ The same services, ports and protocol as in a cluster; only the backends differ.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,7 @@ from chatcluster.backends.memory.workers import MemoryWorkers
 from chatcluster.backends.sqlite.log import SqliteLog
 from chatcluster.backends.sqlite.store import SqliteStore
 from chatcluster.core.envelope import Envelope
-from chatcluster.core.ids import MAX_WORKER
+from chatcluster.core.ids import CLOCK_BOUND, MAX_WORKER, id_time
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import INBOX, MESSAGES, TOPICS, TickRecord, decode_log
 from chatcluster.ports import Clock, Store
@@ -148,16 +149,20 @@ _STARTS = "starts"
 
 
 async def newest_id(log: SqliteLog) -> int:
-    """The largest id among the newest records of each partition: new ones go on above it, whatever the clock says."""
+    """The largest id among the newest records of each partition: new ones go on above it, whatever the clock says.
+
+    A record that the persister will dead-letter, or whose id is ahead of its own append time, says nothing: one
+    alien record must not push the clock of ids out of reach for ever.
+    """
     newest = 0
     for partition in range(log.partitions(MESSAGES)):
         end = await log.end(MESSAGES, partition)
         for entry in await log.read(MESSAGES, partition, max(0, end - _LOOK_BACK), _LOOK_BACK):
             try:
                 record = decode_log(entry.value)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, ValueError, RecursionError):
                 continue  # the persister dead-letters it
-            if not isinstance(record, TickRecord):
+            if not isinstance(record, TickRecord) and id_time(record.id) <= entry.time + CLOCK_BOUND:
                 newest = max(newest, record.id)
     return newest
 
@@ -168,9 +173,15 @@ def next_worker(data: Path) -> int:
     An id that the process before told live and never wrote must not be minted again for another message.
     """
     file = data / _STARTS
-    starts = int(file.read_text()) + 1 if file.exists() else 0
+    try:
+        starts = int(file.read_text()) + 1 if file.exists() else 0
+    except ValueError:
+        raise BadSettings(f"{file} is damaged; allowed: the number of starts so far, larger if in doubt") from None
     partial = file.with_suffix(".partial")
-    partial.write_text(str(starts))
+    with partial.open("w") as writing:  # on the disk before it has the name: a power loss leaves no empty file
+        writing.write(str(starts))
+        writing.flush()
+        os.fsync(writing.fileno())
     partial.rename(file)
     return starts % (MAX_WORKER + 1)
 
