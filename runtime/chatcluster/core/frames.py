@@ -51,7 +51,7 @@ class ClientInfo(msgspec.Struct, frozen=True, gc=False):
 
 class Hello(Frame, frozen=True, gc=False, tag="hello"):
     rid: Rid
-    token: Annotated[str, Meta(max_length=16384)] | None = None
+    token: Annotated[str, Meta(max_length=65536)] | None = None
     device: Annotated[str, Meta(max_length=128, description="Stable per device.")] = ""
     resume: Resume | None = None
     client: ClientInfo | None = None
@@ -191,7 +191,7 @@ class SetPresence(Frame, frozen=True, gc=False, tag="presence"):
 
 class RenewToken(Frame, frozen=True, gc=False, tag="token"):
     rid: Rid
-    token: Annotated[str, Meta(max_length=16384)]
+    token: Annotated[str, Meta(max_length=65536)]
 
 
 class Ping(Frame, frozen=True, gc=False, tag="ping"):
