@@ -39,14 +39,18 @@ class Subject:
         self.pid = pid
         self._key = load_key(data)
         self._api_key = (data / API_KEY).read_text().strip()
+        self._tokens: dict[str, str] = {}
         self.http: aiohttp.ClientSession | None = None
 
     def hello(self, user: str, *, resume: dict[str, Any] | None = None) -> bytes:
-        """A hello frame for ``user``."""
+        """A hello frame for ``user``, with one token for the whole run, as a device has."""
+        token = self._tokens.get(user)
+        if token is None:
+            token = self._tokens[user] = mint(self._key, user=user, ttl=7200)
         frame: dict[str, Any] = {
             "type": "hello",
             "rid": "h",
-            "token": mint(self._key, user=user, ttl=7200),
+            "token": token,
             "device": "bench",
         }
         if resume is not None:
