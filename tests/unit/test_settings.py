@@ -14,6 +14,8 @@ class Example(msgspec.Struct, frozen=True):
     ratio: float = 0.5
     open: bool = False
     origins: tuple[str, ...] = ()
+    bounds: tuple[int, int] = (1, 2)
+    listed: frozenset[str] | None = None
 
 
 def test_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -31,10 +33,16 @@ def test_text_becomes_what_the_field_is() -> None:
     assert convert("example", raw, Example) == Example("n", 3, 0.25, True, ("https://a", "https://b"))
 
 
+def test_lists_that_may_be_none_and_pairs_come_from_text_too() -> None:
+    raw = {"name": "n", "bounds": "3, 4", "listed": "https://a,https://b"}
+
+    assert convert("example", raw, Example) == Example("n", bounds=(3, 4), listed=frozenset({"https://a", "https://b"}))
+
+
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        ({"name": "n", "limits": 3}, r"example\.limits = 3: no such setting; allowed: limit, name"),
+        ({"name": "n", "limits": 3}, r"example\.limits = 3: no such setting; allowed: bounds, limit, listed, name"),
         ({"name": "n", "limit": "many"}, r"example\.limit = 'many': Expected `int`"),
         ({"name": "n", "limit": -1}, r"example\.limit = -1: allowed: a number from 0 on"),
         ({"name": "n", "ratio": "nan"}, r"example\.ratio = 'nan': allowed: a number from 0 on"),

@@ -75,19 +75,26 @@ def convert(section: str, values: Mapping[str, Any], struct: type[S]) -> S:
 
 
 def _from_text(value: Any, wanted: Any) -> Any:
-    if isinstance(value, str) and msgspec.inspect.multi_type_info([wanted])[0].__class__.__name__ in _LISTS:
+    kinds = _kinds(wanted)
+    if isinstance(value, str) and not kinds.isdisjoint(_LISTS) and "StrType" not in kinds:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
 def _sensible(value: Any, wanted: Any) -> bool:
     """Whether a number is one that a size, a rate or a time can have; ``nan`` would make every comparison false."""
-    if msgspec.inspect.multi_type_info([wanted])[0].__class__.__name__ not in {"IntType", "FloatType"}:
+    if value is None or not _kinds(wanted) <= {"IntType", "FloatType", "NoneType"}:
         return True
     return 0 <= msgspec.convert(value, float, strict=False) < math.inf
 
 
-_LISTS = {"ListType", "VarTupleType", "SetType", "FrozenSetType"}
+def _kinds(wanted: Any) -> set[str]:
+    """What a field may be: msgspec's names, of a union all of them."""
+    info = msgspec.inspect.type_info(wanted)
+    return {type(one).__name__ for one in (info.types if isinstance(info, msgspec.inspect.UnionType) else (info,))}
+
+
+_LISTS = {"ListType", "TupleType", "VarTupleType", "SetType", "FrozenSetType"}
 
 
 def _allowed(wanted: Any) -> str:
