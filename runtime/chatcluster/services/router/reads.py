@@ -171,7 +171,7 @@ class Reads:
             if page.stored and cursor.offset > START:
                 newest = (await self._store.newest([timeline])).get(timeline)
                 if newest is None or cursor.offset > newest.offset:
-                    raise Refused("cursor_ahead", f"{field} is beyond the newest event", field=field)
+                    raise Refused("bad_cursor", f"{field} is beyond the newest event", field=field)
             return cursor, False
         epoch = self._log.epoch
         end = cursor
