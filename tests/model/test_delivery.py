@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from chatcluster.client.errors import RequestRefused
 from chatcluster.core.frames import History, Send
 from chatcluster.core.promises import check
+from chatcluster.core.records import decode_log, decode_reference
 
 USERS = ("ann", "bob", "cid", "dan")
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "60"))
@@ -43,6 +44,7 @@ class Delivery(RuleBasedStateMachine):
         self.world: Any = None
         self.sends: list[tuple[str, str, str, Any]] = []  # (channel, user, client_id, task)
         self.number = 0
+        self.wiped = False  # dedupe forgot: only a repeat that says `retry` is recognised before its ack
 
     @initialize(number=st.integers(0, 1 << 16), direct=st.booleans())
     def begin(self, number: int, direct: bool) -> None:
@@ -116,6 +118,7 @@ class Delivery(RuleBasedStateMachine):
         where, user, key, _ = self.sends[which % len(self.sends)]
         engine = self.device(user, device).client._engine
         text = body or f"says {key[1:]}"
+        retry = retry or self.wiped
         make = lambda rid, again: Send(rid, where, key, text, retry=retry or again)  # noqa: E731
         self.go(lambda: world.task(world.quietly(engine.ask(make, timeout=10_000))), pause)
 
@@ -233,6 +236,7 @@ class Delivery(RuleBasedStateMachine):
     def wipe(self, what: str) -> None:
         world = self.world
         act = {"tails": world.tails.wipe, "dedupe": world.dedupe.wipe, "regress": world.regress}[what]
+        self.wiped = self.wiped or what == "dedupe"
         self.go(act, 0.0)
 
     @rule(hold=st.sampled_from(["hold", "release", "release", "lose"]), number=pick)
@@ -342,7 +346,7 @@ class Delivery(RuleBasedStateMachine):
                 due = device.first or channel in device.asked or offsets[(channel, message.id)] >= device.after.get(channel, 0)
                 what = f"{device.name} in {channel}: {message.id} ({message.client_id})"
                 if then and due:
-                    assert message.id in shown, f"missing: {what}"
+                    assert message.id in shown, f"missing: {what}\n{await self._traces(device, message)}"
                 if message.id in shown:
                     assert then or member, f"not for this user: {what}"
                     assert shown[message.id].mark == "durable", f"still live: {what}"
@@ -357,6 +361,33 @@ class Delivery(RuleBasedStateMachine):
             if reader is not None:
                 reply = await reader.client._engine.ask(lambda rid, _: History(rid, channel, limit=100), timeout=60.0)
                 reader.observer.final(channel, reply.messages, complete=reply.more is False)
+
+    async def _traces(self, device: Any, message: Any) -> str:
+        """Where a message stands and what a device saw of it."""
+        world = self.world
+        rows = [
+            f"{key} {row.offset} (prev {row.prev}) {row.record}"
+            for key in (f"u:t/{device.user}", f"c:t/{message.channel}")
+            for row in await world.store.timeline(key, after=-1, limit=1000)
+            if message.id in (row.record.id, getattr(row.record, "of", 0)) or type(row.record).__name__ in ("RouteRecord", "MemberRecord")
+        ]
+        seen = [str(one) for one in world.records if str(message.id) in str(one) or (one.client == device.name and "ed" == type(one).__name__[-2:])]
+        view = device.client.view(message.channel)
+        held = {
+            one: (entry.base, entry.live, entry.withdrawn)
+            for one, entry in view._entries.items()
+            if entry.base is None or entry.base.client_id == message.client_id
+        }
+        log = [
+            f"{topic} {part}/{entry.offset} at {entry.time} {decode(entry.value)}"
+            for topic, decode in (("messages", decode_log), ("inbox", decode_reference))
+            for part in range(2)
+            for entry in await world.log.read(topic, part, 0, 10_000)
+            if message.client_id in str(decode(entry.value))
+        ]
+        rows += log
+        more = [str(device.client._engine.state.channels), f"view: {held} {view._aliases} {view._drafts}"]
+        return "\n".join([str(message), *rows, *seen, *more])
 
     def _same(self, stored: Any, shown: Any, what: str) -> None:
         assert shown.deleted is bool(stored.deleted), f"deleted: {what}"

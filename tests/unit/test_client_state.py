@@ -428,3 +428,11 @@ def test_a_copy_that_is_the_first_to_be_durable_for_us_gives_way(window: int) ->
     withdrawn, again = told(state.event(retracted(2, of=1)))
     assert withdrawn == Retracted("c", "2", "1")
     assert again.message.id == "1"
+
+
+def test_a_retraction_without_a_channel_is_told_in_the_channel_of_its_message() -> None:
+    """A gateway that knows the id from ``resume.pending`` alone cannot name the channel."""
+    state = opened()
+    state.event(message(1, channel="d"))
+    nameless = Event("inbox", "1", "", "retracted", False, message_id="1")
+    assert told(state.event(nameless)) == [Retracted("d", "1", None)]

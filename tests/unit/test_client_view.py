@@ -223,3 +223,11 @@ def test_repeats_change_nothing(order: list[Event], repeats: list[Event]) -> Non
         ("one!!", False, {"+1": ["eve"]}),
         ("", True, {}),
     ]
+
+
+def test_a_retraction_without_a_channel_withdraws_what_has_its_id() -> None:
+    view = ChannelView("c")
+    view.apply(message(at(1)))
+    view.apply(message(at(2)))
+    view.apply(Event("inbox", at(1), "", "retracted", False, message_id=at(1)))
+    assert [row.mark for row in view.messages()] == ["withdrawn", "live"]

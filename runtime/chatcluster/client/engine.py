@@ -305,9 +305,12 @@ class Engine:
 
     def take(self, event: Event) -> None:
         """An event, from the socket or a page of ``sync``."""
-        view = self.views.get(event.channel)
-        if view is not None:
-            view.apply(event)
+        if event.kind == "retracted" and not event.channel:
+            # The server knows only the id that we resumed with, not its channel: whoever shows it does.
+            for view in self.views.values():
+                view.apply(event)
+        elif (known := self.views.get(event.channel)) is not None:
+            known.apply(event)
         if self.lagging:
             return
         if self.feed.full:

@@ -357,7 +357,9 @@ class State:
         else:
             return []
         self.pending.pop(gone)
-        return self._withdraw(event.channel, gone, of)
+        key = self._key_of.get(gone)
+        # A server that knows only the id we resumed with names no channel.
+        return self._withdraw(event.channel or ("" if key is None else key[0]), gone, of)
 
     def _withdraw(self, channel: str, gone: str, of: str | None) -> list[Effect]:
         key = self._key_of.get(gone)

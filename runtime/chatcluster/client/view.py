@@ -65,8 +65,8 @@ class ChannelView:
     # -- what comes ------------------------------------------------------------------------------------
 
     def apply(self, event: Event) -> None:
-        """An event of this channel; others are ignored."""
-        if event.channel != self.channel:
+        """An event of this channel; others are ignored. A retraction may name no channel: ids are unique."""
+        if event.channel != self.channel and (event.channel or event.kind != "retracted"):
             return
         if event.kind == "message" and event.message is not UNSET:
             self._upsert(event.message, event.live)

@@ -135,6 +135,11 @@ class Evidence:
         elif isinstance(record, Failed):
             if (attempt_of := client.by_rid.get(record.rid)) is not None:
                 attempt_of.answer = record
+        elif isinstance(record, Withdrawn) and not record.channel:
+            # A gateway that knows only the id from `resume.pending` names no channel; ids are unique.
+            for receipts in client.got.values():
+                if int(record.id) in receipts:
+                    receipts[int(record.id)].withdrawn = record
         elif isinstance(record, Withdrawn):
             client.got.setdefault(record.channel, {}).setdefault(int(record.id), Receipt()).withdrawn = record
         elif isinstance(record, Started):

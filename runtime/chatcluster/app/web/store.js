@@ -65,10 +65,13 @@ export class Store {
 
   /** An `event` frame. Returns what its receiver must act on: unknown | joined | left | route | null. */
   event(frame) {
-    const known = this.channels.has(frame.channel);
-    const channel = this.channel(frame.channel);
+    // A server that knows only the id we resumed with names no channel in its retraction.
+    const id = frame.channel || this.pending.get(frame.message_id)?.[0];
+    if (!id) return null;
+    const known = this.channels.has(id);
+    const channel = this.channel(id);
     const act = this.#apply(channel, frame);
-    this.#changed(frame.channel);
+    this.#changed(id);
     return act ?? (known && channel.listed ? null : "unknown");
   }
 
