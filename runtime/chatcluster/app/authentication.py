@@ -12,7 +12,7 @@ import msgspec
 from chatcluster.app.settings import BadSettings
 from chatcluster.ports import Clock
 from chatcluster.services.gateway.auth import Authenticator, AuthSettings, TokenAuthenticator
-from chatcluster.services.gateway.keys import PublishedKeys, SecretKeys
+from chatcluster.services.gateway.keys import BadKeySet, PublishedKeys, SecretKeys, parse_key_set
 
 _MAX_SET_BYTES = 1 << 20
 
@@ -48,9 +48,16 @@ async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> A
             async def read() -> bytes:
                 return await asyncio.get_running_loop().run_in_executor(None, path.read_bytes)
 
+            try:
+                parse_key_set(await read())
+            except (OSError, BadKeySet) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                raise BadSettings(
+                    f"auth.jwks_file = {section.jwks_file!r}: {reason}; allowed: a file with a JWK set and a usable "
+                    "public key in it"
+                ) from None
             keys = PublishedKeys(fetch=read, clock=clock, refresh=section.refresh)
-            if not await keys.load():
-                raise BadSettings(f"auth.jwks_file = {section.jwks_file!r}: not a JWK set with a usable public key")
+            await keys.load()
             keeping = tasks.create_task(keys.run())
             yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)
             keeping.cancel()

@@ -102,10 +102,10 @@ async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> No
             await platform.server.listen(host=options.listen.host, port=options.listen.port)
             app = management_app(platform, api_key, clock)
             async with serve_management(app, options.management.host, options.management.port) as management_port:
+                for name in (signal.SIGINT, signal.SIGTERM):  # before anybody is told that there is something to leave
+                    loop.add_signal_handler(name, leaving.set)
                 _say_where(options, platform, management_port)
                 _settle_memory()
-                for name in (signal.SIGINT, signal.SIGTERM):
-                    loop.add_signal_handler(name, leaving.set)
                 await _until_left(platform, options, leaving)
 
 

@@ -34,13 +34,14 @@ def command(
 
     from chatcluster.app.dev import Address, Options, run
     from chatcluster.app.settings import BadSettings, read_sections
+    from chatcluster.app.tokens import MissingKey
     from chatcluster.backends.sqlite.files import BadDataFolder
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         options = Options(Address.parse(listen), Address.parse(management), data, not no_demo, bus_loss)
         uvloop.run(run(options, read_sections(config)))
-    except* (BadSettings, BadDataFolder, ValueError, OSError) as group:
+    except* (BadSettings, BadDataFolder, MissingKey, ValueError, OSError) as group:
         causes: list[BaseException] = [group]
         while isinstance(causes[0], BaseExceptionGroup):
             causes = list(causes[0].exceptions)
