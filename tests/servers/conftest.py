@@ -61,6 +61,8 @@ class Wire:
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.rest = b""
+        self.heard = bytearray()
+        """Everything that came, up to 1 MiB: what must never be in a reply is looked for here."""
         self.others: list[dict[str, Any]] = []
         """Frames that came while an answer was waited for: events, marks."""
 
@@ -94,6 +96,8 @@ class Wire:
         if not data:
             raise ConnectionError("the server ended the connection")
         self.rest += data
+        if len(self.heard) < 1 << 20:
+            self.heard += data
 
     def _take(self, size: int) -> bytes:
         while len(self.rest) < size:
@@ -167,7 +171,7 @@ class Server:
 
     def __init__(self, data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.data = data
-        self._wires: list[Wire] = []
+        self.wires: list[Wire] = []
         self._written = data.with_name(data.name + ".output")
         self._output = self._written.open("ab")
         self.from_byte = self._output.tell()
@@ -229,7 +233,7 @@ class Server:
     def wire(self, **how: Any) -> Wire:
         """A socket without a handshake."""
         wire = Wire(self.port, **how)
-        self._wires.append(wire)
+        self.wires.append(wire)
         return wire
 
     def open(self, changes: Mapping[str, str | None] | None = None, **how: Any) -> Wire:
@@ -249,9 +253,9 @@ class Server:
 
     def hang_up(self) -> None:
         """Drop every client."""
-        for wire in self._wires:
+        for wire in self.wires:
             wire.stop()
-        self._wires.clear()
+        self.wires.clear()
 
     # -- ends ----------------------------------------------------------------------------------------
 
