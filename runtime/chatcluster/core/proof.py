@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from chatcluster.core.cursor import START
-from chatcluster.core.ids import CLOCK_BOUND, id_time
+from chatcluster.core.ids import CLOCK_BOUND, first_id, id_time
 from chatcluster.core.records import (
     MAX_AGE,
     DeleteRecord,
@@ -136,6 +136,8 @@ class Proof:
     def doubtful(self, newest_log_time: int) -> Iterator[EventRecord]:
         """Pending events that may be settled when some partition's log time is ``newest_log_time``."""
         if self.pending is not None:
+            # ``settled`` for all of them: one comparison each
+            limit = first_id(newest_log_time - MAX_AGE - CLOCK_BOUND)
             for event_id, record in self.pending.items():
-                if settled(event_id, newest_log_time):
+                if event_id < limit:
                     yield record

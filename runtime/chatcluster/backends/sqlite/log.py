@@ -45,7 +45,7 @@ MAX_BYTES = 32 * 1024 * 1024
 """Bytes of values in flight; over it ``Full``."""
 RECENT_BYTES = 8 * 1024 * 1024
 """Bytes of values kept in memory per partition for those who read along."""
-PACE = 0.003
+PACE = 0.005
 """Seconds from one group commit to the next at least: a commit costs as much as twenty records."""
 CHORES_EVERY = 0.5
 """Seconds between storing positions and looking whether a checkpoint is due."""
