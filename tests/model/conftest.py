@@ -32,7 +32,7 @@ from chatcluster.client.connection import Connection, Ending, NotConnected
 from chatcluster.client.errors import ChatError, RequestRefused
 from chatcluster.client.recorder import Observer
 from chatcluster.core.codes import Close
-from chatcluster.core.frames import JSON, Answer, ClientFrame, ErrorFrame, Request, ServerFrame, Welcome
+from chatcluster.core.frames import JSON, Answer, ClientFrame, ErrorFrame, Request, ServerFrame
 from chatcluster.core.history import Record
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import INBOX, MESSAGES, channel_key
@@ -310,19 +310,12 @@ class Socket:
                 raise self._end
             self._news.clear()
             await self._news.wait()
-        line = self._came.popleft()
-        frame = JSON.decode_server(line)
-        observer = self.device.observer
-        if isinstance(frame, Welcome):
-            observer.opened(resumed=frame.resumed)
-        observer.got(frame)
-        return line
+        return self._came.popleft()
 
     async def send(self, raw: bytes, text: bool = True) -> None:
         if self._end is not None:
             raise self._end
         frame: ClientFrame = JSON.decode(raw)
-        self.device.observer.out(frame)
         self.handler.on_frame(frame)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -343,7 +336,9 @@ class Device:
         self.stalled = False
         self.socket: Socket | None = None
         self.observer = Observer(world.records.append, world.clock.now, name, user=user, tenant=TENANT)
-        self.client = Client(f"ws://{name}", token=user, device=name, codec="json", queue=50, connect_timeout=0)
+        self.client = Client(
+            f"ws://{name}", token=user, device=name, codec="json", queue=50, connect_timeout=0, observer=self.observer
+        )
         self.client._engine._random = world.rng.random
         self.after: dict[str, int] = {}  # a later device: messages from this offset on come as events
         self.asked: set[str] = set()  # channels whose whole history it has read

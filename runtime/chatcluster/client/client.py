@@ -17,6 +17,7 @@ from chatcluster.client.cursors import CursorStore, MemoryCursors
 from chatcluster.client.engine import Engine, Status
 from chatcluster.client.errors import ChatError, NoSuchChannel, NotAMember, RequestRefused, Stopped
 from chatcluster.client.events import ChatEvent, Message, MessageReceived, Sent, message_from
+from chatcluster.client.recorder import Observer
 from chatcluster.client.view import ChannelView
 from chatcluster.core.frames import (
     JSON_PROTOCOL,
@@ -65,7 +66,7 @@ class Client:
     ``cursors``: where to keep what a restart must not forget (default: memory).
     ``codec``: the subprotocol. ``queue``: events held while the application is busy; beyond it they wait at
     the server and come later, in order. ``connect_timeout``: seconds ``async with`` waits for the first
-    connection (0: not at all).
+    connection (0: not at all). ``observer``: records every frame for ``chatcluster audit``.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Client:
         connect_timeout: float = 30.0,
         name: str = "chatcluster-python",
         version: str = __version__,
+        observer: Observer | None = None,
     ) -> None:
         if queue < 1:
             raise ValueError("queue must hold at least one event")
@@ -93,6 +95,7 @@ class Client:
             info=ClientInfo(name, version),
             queue=queue,
             open_timeout=10.0,
+            observer=observer,
         )
         self._task: asyncio.Task[None] | None = None
 

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from chatcluster.client.errors import ConnectionLost
+from chatcluster.client.recorder import Observer
 from chatcluster.core.frames import (
     CODECS,
     JSON,
@@ -55,6 +56,8 @@ class Connection:
     """Opened by ``connected``; ``run`` reads until the end. Requests may be made from any task."""
 
     def __init__(self, socket: ClientConnection) -> None:
+        self.observer: Observer | None = None
+        """Told of every frame, and of the connection's beginning and end."""
         self._socket = socket
         self._codec = CODECS.get(str(socket.subprotocol), JSON)
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
@@ -112,6 +115,8 @@ class Connection:
     async def send(self, frame: msgspec.Struct) -> None:
         """Write one frame; waits while the socket's buffer is full. Raises ``ConnectionLost``."""
         self._sent = self._time()
+        if self.observer is not None:
+            self.observer.out(frame)  # type: ignore[arg-type]
         try:
             await self._socket.send(self._codec.encode(frame), text=self._codec.text)
         except ConnectionClosed as error:
@@ -167,9 +172,14 @@ class Connection:
     def _decode(self, raw: bytes) -> ServerFrame | None:
         """A frame; None for one of a newer protocol. Raises ``msgspec.DecodeError`` for what is no frame."""
         try:
-            return self._codec.decode_server(raw)
+            frame = self._codec.decode_server(raw)
         except msgspec.ValidationError:
             return None  # unknown types are ignored
+        if self.observer is not None:
+            if isinstance(frame, Welcome):
+                self.observer.opened(resumed=frame.resumed)
+            self.observer.got(frame)
+        return frame
 
     def _answer(self, frame: Answer) -> None:
         if frame.rid is UNSET:
@@ -181,6 +191,8 @@ class Connection:
     def _end(self, ending: Ending) -> Ending:
         if self._ending is None:
             self._ending = ending
+            if self.observer is not None:
+                self.observer.closed(ending.code or 0, ending.reason)
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionLost(ending.reason))

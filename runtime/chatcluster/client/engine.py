@@ -33,6 +33,7 @@ from chatcluster.client.errors import (
 )
 from chatcluster.client.events import ChatEvent, Connected, Disconnected, PresenceChanged, Typing
 from chatcluster.client.feed import Feed
+from chatcluster.client.recorder import Observer
 from chatcluster.client.state import CatchUp, Effect, State, Tell
 from chatcluster.client.view import ChannelView
 from chatcluster.core.backoff import delay
@@ -100,6 +101,7 @@ class Engine:
         queue: int,
         open_timeout: float,
         random: Callable[[], float] = random.random,
+        observer: Observer | None = None,
     ) -> None:
         self.state = State(window=max(8192, 4 * queue))
         self.feed = Feed(queue, cursors)
@@ -121,6 +123,7 @@ class Engine:
         self._info = info
         self._open_timeout = open_timeout
         self._random = random
+        self._observer = observer
         self._connection: Connection | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._chore = asyncio.Event()
@@ -195,6 +198,7 @@ class Engine:
             connection = await connected(self._url, codecs=self._codecs, timeout=self._open_timeout)
         except NotConnected as error:
             return error.ending
+        connection.observer = self._observer
         try:
             hello = Hello("hello", token, self._device, self.state.resume(), self._info)
             try:
