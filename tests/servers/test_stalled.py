@@ -24,10 +24,10 @@ KIB = 1024
 READERS = 100
 STALLED = READERS // 10
 WRITERS = 4
-BODY = 12_000
-"""Characters of a body: 80 messages fill a client's buffer."""
+BODY = 6_000
+"""Characters of a body: at ``RATE`` the limit in bytes is reached after 11 s, so that it is the time that cuts."""
 RATE = 4.0
-"""Messages per second and writer: 190 KiB/s toward every reader."""
+"""Messages per second and writer: 96 KiB/s toward every reader."""
 LIMIT = 1 << 20
 """``gateway.max_buffer_bytes``."""
 STALL = 5.0
@@ -229,10 +229,10 @@ def test_stalled_readers_are_cut_and_nobody_else_notices(serve: Any, capsys: pyt
     for thread in (good, answers):
         thread.stop()
 
-    # Cut, all of them, by the code, in the stated time: a kernel's buffers fill (under 4 s at this rate), then
+    # Cut, all of them, by the code, in the stated time: a kernel's buffers fill (under 3 s at this rate), then
     # the stall timeout, whose clock is looked at every second.
     assert len(cut) == STALLED
-    assert max(cut.values()) < 4.0 + STALL + 2.0
+    assert max(cut.values()) < 3.0 + STALL + 2.0
     assert server.metric("gateway_closes_total", code="4410") == STALLED
     # Nobody else: none cut, none lost, none twice (told live, then proven silently).
     assert good.lost == []
