@@ -16,10 +16,10 @@ def etag(answer: bytes) -> str:
 
 
 def test_found_by_exact_path_in_a_table_or_by_a_function() -> None:
-    assert find({"/": PAGE}, "/") == PAGE
-    assert find({"/": PAGE}, "//") is None
-    assert find(lambda path: PAGE if path == "/x" else None, "/x") == PAGE
-    assert find(None, "/") is None
+    assert find({"/": PAGE}, "/", {}) == PAGE
+    assert find({"/": PAGE}, "//", {}) is None
+    assert find(lambda path, headers: PAGE if path == "/x" else None, "/x", {}) == PAGE
+    assert find(None, "/", {}) is None
 
 
 def test_served_whole_with_safe_headers() -> None:

@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -17,7 +18,6 @@ from chatcluster.app import demo
 from chatcluster.app.authentication import AuthSection, authentication
 from chatcluster.app.clock import SystemClock
 from chatcluster.app.embedded import Platform, embedded, settings_from
-from chatcluster.app.management import management_app, serve_management
 from chatcluster.app.pages import load_pages
 from chatcluster.app.settings import BadSettings, convert
 from chatcluster.app.tokens import ensure_secrets
@@ -58,11 +58,17 @@ class Options(msgspec.Struct, frozen=True):
     bus_loss: float
 
 
-def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str], Page | None]:
-    """The pages, and at ``/demo/users`` and ``/demo/token/<user>`` what signs a demo user in."""
+def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str, Mapping[str, str]], Page | None]:
+    """The pages, and at ``/demo/users`` and ``/demo/token/<user>`` what signs a demo user in.
+
+    For this machine only, by the Host header: a foreign name that was made to point here gets nothing.
+    """
     private = [("Cache-Control", "no-store")]
 
-    def find(path: str) -> Page | None:
+    def find(path: str, headers: Mapping[str, str]) -> Page | None:
+        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        if path.startswith("/demo/") and host.strip("[]") not in _LOOPBACK:
+            return None
         if path == "/demo/users":
             return ("application/json", demo.listing(), private)
         if path.startswith("/demo/token/"):
@@ -100,13 +106,23 @@ async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> No
         )
         async with starting as platform:
             await platform.server.listen(host=options.listen.host, port=options.listen.port)
-            app = management_app(platform, api_key, clock)
-            async with serve_management(app, options.management.host, options.management.port) as management_port:
+            # Clients are answered already; half of the start is the import of the management address's web server.
+            management = await loop.run_in_executor(None, _management)
+            app = management.management_app(platform, api_key, clock)
+            async with management.serve_management(
+                app, options.management.host, options.management.port
+            ) as management_port:
                 for name in (signal.SIGINT, signal.SIGTERM):  # before anybody is told that there is something to leave
                     loop.add_signal_handler(name, leaving.set)
                 _say_where(options, platform, management_port)
                 _settle_memory()
                 await _until_left(platform, options, leaving)
+
+
+def _management() -> ModuleType:
+    from chatcluster.app import management
+
+    return management
 
 
 async def _until_left(platform: Platform, options: Options, leaving: asyncio.Event) -> None:

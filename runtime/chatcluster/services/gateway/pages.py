@@ -11,8 +11,8 @@ from chatcluster.services.gateway.handshake import answer
 Page = tuple[str, bytes, Sequence[tuple[str, str]]]
 """Content type, body, extra headers."""
 
-Pages = Mapping[str, Page] | Callable[[str], Page | None]
-"""By exact path."""
+Pages = Mapping[str, Page] | Callable[[str, Mapping[str, str]], Page | None]
+"""By exact path; a function gets the request's headers (lower-case names) too."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; connect-src 'self'; img-src 'self' data:; object-src 'none'; "
@@ -20,11 +20,11 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def find(pages: Pages | None, path: str) -> Page | None:
-    """The page at ``path``; None: there is none."""
+def find(pages: Pages | None, path: str, headers: Mapping[str, str]) -> Page | None:
+    """The page at ``path``; None: there is none for this request."""
     if pages is None:
         return None
-    return pages(path) if callable(pages) else pages.get(path)
+    return pages(path, headers) if callable(pages) else pages.get(path)
 
 
 def serve(page: Page, if_none_match: str | None) -> bytes:

@@ -115,7 +115,7 @@ class GatewayServer:
             return answer(status, b"ready\n" if ready else b"not ready\n", headers=[("Cache-Control", "no-store")])
         if opening.refusal is not None:
             raise opening.refusal
-        page = static.find(self._pages, head.path)
+        page = static.find(self._pages, head.path, head.headers)
         if page is None:
             raise HttpRefusal(HTTPStatus.NOT_FOUND, "nothing here")
         return static.serve(page, head.headers.get("if-none-match"))
