@@ -12,6 +12,9 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+from chatcluster.app.bench.histogram import LatencyHistogram
 
 _SENDER = """
 import os, socket, sys
@@ -28,6 +31,23 @@ while os.read(0, 1):
     for send in sends:
         send(frame)
 """
+
+
+def sync_times(folder: Path, seconds: float) -> LatencyHistogram:
+    """What the disk takes to make 4 KiB durable, one after the other: no ack can be faster. Blocks for ``seconds``."""
+    times = LatencyHistogram()
+    file = folder / "sync-times"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        end = time.perf_counter() + seconds
+        while (begin := time.perf_counter()) < end:
+            os.write(descriptor, b"x" * 4096)
+            os.fdatasync(descriptor)
+            times.record(int((time.perf_counter() - begin) * 1e6))
+    finally:
+        os.close(descriptor)
+        file.unlink()
+    return times
 
 
 class _Sink(asyncio.Protocol):

@@ -37,6 +37,7 @@ class Subject:
         self.url = url
         self.management = management
         self.pid = pid
+        self.data = data
         self._key = load_key(data)
         self._api_key = (data / API_KEY).read_text().strip()
         self._tokens: dict[str, str] = {}
