@@ -224,6 +224,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(what=st.sets(st.sampled_from(["store", "tails", "dedupe"]), max_size=2))
     def down(self, what: set[str]) -> None:
+        self.wiped = self.wiped or "dedupe" in what  # what came meanwhile is not in it
         self.world.faults.down = what
 
     @rule(torn=rates, reports=rates, refused=st.sampled_from([0.0, 0.3]))
@@ -337,6 +338,10 @@ class Delivery(RuleBasedStateMachine):
             }  # drafts have no id
             shown = {key: row for key, row in shown.items() if row.mark != "withdrawn"}
             always = True
+            last = -1  # the last offset at which the user was a member: until then history was open to him
+            for offset in range(await world.end(channel)):
+                at = await world.store.memberships("t", channel, [user], at=offset)
+                last = offset if user in at and at[user].role is not None else last
             for message in stored:
                 at = await world.store.memberships("t", channel, [user], at=offsets[(channel, message.id)])
                 then = user in at and at[user].role is not None
@@ -351,7 +356,9 @@ class Delivery(RuleBasedStateMachine):
                     assert message.id in shown, f"missing: {what}\n{await self._traces(device, message)}"
                 if message.id in shown:
                     # Who was just removed and not yet refused is acked: his own message is his to keep.
-                    assert then or member or message.sender == user, f"not for this user: {what}"
+                    assert last >= offsets[(channel, message.id)] or member or message.sender == user, (
+                        f"not for this user: {what}\n{await self._traces(device, message)}"
+                    )
                     assert shown[message.id].mark == "durable", f"still live: {what}"
                 if then and due and member and always:
                     self._same(message, shown[message.id].message, what)
@@ -374,7 +381,7 @@ class Delivery(RuleBasedStateMachine):
             f"{key} {row.offset} (prev {row.prev}) {row.record}"
             for key in (f"u:t/{device.user}", f"c:t/{message.channel}")
             for row in await world.store.timeline(key, after=-1, limit=1000)
-            if message.id in (row.record.id, getattr(row.record, "of", 0))
+            if (row.record.channel == message.channel and message.id in (row.record.id, getattr(row.record, "of", 0)))
             or type(row.record).__name__ in ("RouteRecord", "MemberRecord")
         ]
         seen = [
