@@ -138,6 +138,11 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         if run.delivered.count < 0.99 * rate * 3 or p99 > 250:
             break
         best, cost = rate, micros
+    if not best:
+        say("  not even the lowest rate was held: nothing to take half of")
+        for client in clients:
+            client.drop()
+        return [Figure("direct", "saturation", best, "messages/s", "below the lowest rate offered")], []
     half = best / 2
     disk = sync_times(subject.data, 2.0)
     run, micros = await at(half, seconds)
@@ -193,18 +198,24 @@ async def _large(subject: Subject, say: Say, name: str, members: int, online: in
 
 
 class _FanOut:
-    """Counts events until every client has its share."""
+    """Counts events until every client has its share. A send that is refused (the disk stands still) is repeated."""
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Client], channel: str) -> None:
+        self._channel = channel
         self._left = 0
+        self.refused = 0
         self.last = 0.0
         self.bytes = 0
         self._done = asyncio.Event()
         for client in clients:
             client.on_frame = self._frame
 
-    def _frame(self, _: Client, payload: bytes) -> None:
-        if b'"kind":"message"' in payload:
+    def _frame(self, client: Client, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"error"'):
+            self.refused += 1
+            index = int(between(payload, b'"rid":"', b'"') or b"0")
+            asyncio.get_running_loop().call_later(0.05, client.send, _send(self._channel, index))
+        elif b'"kind":"message"' in payload:
             self._left -= 1
             self.bytes = len(payload)
             if self._left <= 0:
@@ -225,7 +236,7 @@ async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: fl
     """One event to ``sockets`` followers, one at a time and eight waiting, beside one bare send per socket."""
     name = f"fan{sockets}"
     channel, clients = await _large(subject, say, name, max(600, sockets), sockets)
-    count = _FanOut(clients)
+    count = _FanOut(clients, channel)
     sent = 0
 
     def burst(events: int) -> Callable[[], None]:
@@ -255,6 +266,8 @@ async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: fl
                 if events == 1:
                     micros.append((subject.cpu() - cpu) / (rounds * sockets) * 1e6)
             say(f"  one at a time {ours[1][-1]:,.0f}/s, eight waiting {ours[8][-1]:,.0f}/s, raw {limits[-1]:,.0f}/s")
+    if count.refused:
+        say(f"  {count.refused:,} sends were refused and repeated")
     for client in clients:
         client.drop()
     one, eight = (median(a / b for a, b in zip(ours[events], limits, strict=True)) for events in (1, 8))
@@ -275,7 +288,7 @@ async def group(subject: Subject, say: Say, *, members: int = 499, rounds: int =
     clients = await connect_all(subject.url, hellos, _ignore)
     channel = await _create(clients[0], "group", [f"grp-{number}" for number in range(1, members)], f"grp{members}")
     await asyncio.sleep(1)
-    count = _FanOut(clients)
+    count = _FanOut(clients, channel)
     histogram = LatencyHistogram()
     for index in range(rounds):
         took = await count.round(members, partial(clients[index].send, _send(channel, index)))
@@ -296,7 +309,7 @@ async def huge(subject: Subject, say: Say, *, members: int = 200_000, online: in
     channel, clients = await _large(subject, say, "huge", members, online)
     imported = time.perf_counter() - begin
     await asyncio.sleep(1)
-    count = _FanOut(clients)
+    count = _FanOut(clients, channel)
     histogram = LatencyHistogram()
     for index in range(rounds):
         took = await count.round(online, partial(clients[index].send, _send(channel, index)))
