@@ -156,3 +156,16 @@ def test_refusals_carry_what_the_client_needs_to_act() -> None:
 
     assert (error.rid, error.retryable, error.retry_after_ms) == ("r9", True, 250)
     assert set(RETRYABLE) == {"rate_limited", "overloaded", "unavailable", "unknown_outcome"}
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
+def test_null_is_an_optional_field_left_out(codec: Codec) -> None:
+    encode = msgspec.json.encode if codec is JSON else msgspec.msgpack.encode
+    resume = {"inbox": None, "channels": None, "pending": None}
+    hello = decode_request(codec, encode({"type": "hello", "rid": "1", "device": None, "resume": resume}))
+    assert hello == decode_request(codec, encode({"type": "hello", "rid": "1", "resume": {}}))
+    send = {"type": "send", "rid": "1", "channel": "c", "client_id": "i", "body": "x", "data": {"kept": None}}
+    assert decode_request(codec, encode({**send, "retry": None})) == decode_request(codec, encode(send))
+    with pytest.raises(BadFrame) as bad:
+        decode_request(codec, encode({**send, "retry": None, "body": None}))
+    assert (bad.value.error.code, bad.value.error.field) == ("bad_request", "body")

@@ -70,7 +70,10 @@ def test_a_forged_after_cannot_push_the_clock() -> None:
     assert id_time(minter.mint(NOW)) == NOW
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1.0", "1e3", "٣", "9" * 20, str(MAX_ID + 1), " 1", "1\n", "0x1"])
+NOT_IDS = ["", "-1", "1.0", "1e3", "٣", "9" * 20, str(MAX_ID + 1), " 1", "1\n", "0x1", "007", "00"]
+
+
+@pytest.mark.parametrize("text", NOT_IDS)
 def test_what_is_not_an_id_is_refused_with_its_field(text: str) -> None:
     with pytest.raises(Refused) as refused:
         parse_id(text, "before")

@@ -490,13 +490,37 @@ def decode_request(codec: Codec, raw: bytes) -> ClientFrame:
     try:
         frame = codec.decode(raw)
     except msgspec.ValidationError as error:
-        raise _explain(codec, raw, str(error)) from None
+        bare = _without_nulls(codec, raw)
+        if bare is None:
+            raise _explain(codec, raw, str(error)) from None
+        try:
+            frame = msgspec.convert(bare, ClientFrame)
+        except msgspec.ValidationError as again:
+            raise _explain(codec, raw, str(again)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError, OverflowError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise BadFrame(refusal(Refused("bad_json", f"not a frame: {reason}"), None)) from None
     if isinstance(frame, Send | Edit) and frame.data is not None:
         _check_data(frame.data, frame.rid)
     return frame
+
+
+def _without_nulls(codec: Codec, raw: bytes) -> dict[str, Any] | None:
+    """The frame without its null fields: ``null`` means left out. None if it has none, or is no object.
+
+    Only for what did not decode: a null that its type takes costs nothing.
+    """
+    try:
+        loose = codec.loose(raw)
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
+        return None
+    if not isinstance(loose, dict):
+        return None
+    bare = {name: value for name, value in loose.items() if value is not None}
+    for name in ("resume", "client"):
+        if isinstance(inner := bare.get(name), dict):
+            bare[name] = {key: value for key, value in inner.items() if value is not None}
+    return bare if bare != loose else None
 
 
 def _explain(codec: Codec, raw: bytes, reason: str) -> BadFrame:

@@ -38,8 +38,9 @@ def first_id(at: int) -> int:
 
 
 def parse_id(text: str, field: str) -> int:
-    """An id from the wire: decimal digits, at most 63 bits. Raises ``Refused(bad_request)``."""
-    if text.isascii() and text.isdigit() and len(text) <= 19 and (value := int(text)) <= MAX_ID:
+    """An id from the wire: decimal digits without leading zeros, at most 63 bits. Raises ``Refused(bad_request)``."""
+    plain = text.isascii() and text.isdigit() and (text[0] != "0" or text == "0")
+    if plain and len(text) <= 19 and (value := int(text)) <= MAX_ID:
         return value
     raise Refused("bad_request", f"{field} is not an id: 1 to 19 decimal digits", field=field)
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 OnFrame = Callable[["Client", bytes], None]
 _CLOSE, _PING, _PONG, _TEXT = 0x8, 0x9, 0xA, 0x1
+_TEXT_FINAL = 0x81
 
 
 def client_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
@@ -33,13 +34,26 @@ def client_frame(payload: bytes, opcode: int = _TEXT) -> bytes:
 class Client(asyncio.Protocol):
     """One connection: says hello once upgraded, answers pings, hands each text payload to ``on_frame``."""
 
-    __slots__ = ("_buffer", "_hello", "closed", "inbox", "index", "on_frame", "ready", "transport", "welcome")
+    __slots__ = (
+        "_buffer",
+        "_hello",
+        "closed",
+        "inbox",
+        "index",
+        "on_bytes",
+        "on_frame",
+        "ready",
+        "transport",
+        "welcome",
+    )
 
     def __init__(self, index: int, hello: bytes, on_frame: OnFrame) -> None:
         self.index = index
         self._hello = hello
         self._buffer = b""
         self.on_frame = on_frame
+        self.on_bytes: OnFrame | None = None
+        """Instead of ``on_frame``: whole reads uncut, for those who only count. Other frames are cut as ever."""
         self.ready = False
         self.closed: int | None = None
         self.transport: asyncio.Transport | None = None
@@ -62,6 +76,9 @@ class Client(asyncio.Protocol):
         self.transport.write(client_frame(payload))
 
     def data_received(self, data: bytes) -> None:
+        if self.on_bytes is not None and not self._buffer and data[0] == _TEXT_FINAL:
+            self.on_bytes(self, data)
+            return
         if self._buffer:
             data = self._buffer + data
         position = 0
