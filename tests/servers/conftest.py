@@ -305,7 +305,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     started: list[Server] = []
 
     def start(*arguments: str, env: Mapping[str, str] | None = None, data: Path | None = None) -> Server:
-        server = Server(data or tmp_path_factory.mktemp("server") / "data", *arguments, env=env)
+        # A test machine's disk may stand still for seconds; refusals for that have tests of their own (tests/flow).
+        patient = {"ROUTER__STALLED": "20", **(env or {})}
+        server = Server(data or tmp_path_factory.mktemp("server") / "data", *arguments, env=patient)
         started.append(server)
         return server
 
