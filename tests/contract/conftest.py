@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,8 +21,52 @@ from chatcluster.backends.memory import (
 )
 from chatcluster.backends.sqlite import SqliteLog, SqliteStore
 from chatcluster.core.metrics import Metrics
+from jumping import JumpingLoop, LoopClock, run_to_end
 
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
+T = TypeVar("T")
+
+EMBEDDED = {"memory", "sqlite"}
+"""Backends whose time jumps; all others are real servers and take real time."""
+
+
+def embedded(request: pytest.FixtureRequest) -> bool:
+    """Whether this test's backends all live in the test's process."""
+    call = getattr(request.node, "callspec", None)
+    names = {"open_log", "open_store", "make_buses", "make_tails", "make_dedupe", "make_read_cursors"}
+    names |= {"make_presence", "make_workers"}
+    chosen = {} if call is None else call.params
+    return all(chosen[name] in EMBEDDED for name in names if name in chosen)
+
+
+class SteppedClock:
+    """The ``Clock`` port on real time; ``skew`` ms may be set to step the wall clock."""
+
+    def __init__(self) -> None:
+        self.skew = 0
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000 + self.skew
+
+    def monotonic(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.fixture
+def loop_clock(request: pytest.FixtureRequest) -> Any:
+    """A clock that jumps with the loop, or real time where the backend is a real server."""
+    return LoopClock() if embedded(request) else SteppedClock()
+
+
+@pytest.fixture
+def jump(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T]:
+    """Runs a coroutine: on jumping time, or on real time where the backend is a real server."""
+    loop = JumpingLoop if embedded(request) else None
+
+    def run(main: Coroutine[Any, Any, T]) -> T:
+        return run_to_end(main, loop)
+
+    return run
 
 
 @pytest.fixture(params=["sqlite"])

@@ -22,9 +22,9 @@ def test_each_row_names_the_one_before_it_in_its_timeline() -> None:
     inboxes.start(inbox_timeline("t", "bob"), 4)
 
     first, other, second = (
-        inboxes.apply(7, reference(1, 3)),
-        inboxes.apply(8, reference(1, 3, "bob")),
-        inboxes.apply(9, reference(2, 5)),
+        inboxes.apply(7, 0, reference(1, 3)),
+        inboxes.apply(8, 0, reference(1, 3, "bob")),
+        inboxes.apply(9, 0, reference(2, 5)),
     )
 
     assert first is not None
@@ -37,11 +37,11 @@ def test_each_row_names_the_one_before_it_in_its_timeline() -> None:
 
 def test_a_reference_appended_again_is_left_out_and_no_other() -> None:
     inboxes = started()
-    inboxes.apply(1, reference(2, 6))
+    inboxes.apply(1, 0, reference(2, 6))
 
-    assert inboxes.apply(2, reference(1, 5)) is not None  # an earlier source is no repeat
-    assert inboxes.apply(3, reference(2, 6)) is None
-    assert inboxes.apply(4, reference(2, 7)) is not None
+    assert inboxes.apply(2, 0, reference(1, 5)) is not None  # an earlier source is no repeat
+    assert inboxes.apply(3, 0, reference(2, 6)) is None
+    assert inboxes.apply(4, 0, reference(2, 7)) is not None
     assert inboxes.newest[ANN] == 4
 
 
@@ -63,7 +63,7 @@ def test_the_least_lately_used_timelines_are_forgotten_over_the_bound() -> None:
         timeline = inbox_timeline("t", user)
         if timeline not in inboxes.newest:
             inboxes.start(timeline, START)
-        inboxes.apply(offset, reference(offset, offset, user))
+        inboxes.apply(offset, 0, reference(offset, offset, user))
 
     inboxes.trim()
 

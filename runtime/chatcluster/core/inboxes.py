@@ -47,7 +47,7 @@ class Inboxes:
         order.append((offset, key))
         return repeated
 
-    def apply(self, offset: int, reference: Reference) -> TimelineRow | None:
+    def apply(self, offset: int, time: int, reference: Reference) -> TimelineRow | None:
         """The timeline row of a reference; None for a repeat. Its timeline must be known."""
         if self.note(offset, reference):
             return None
@@ -55,7 +55,7 @@ class Inboxes:
         newest = self.newest
         prev = newest.pop(timeline)  # and in again at the end: the least lately used stands first
         newest[timeline] = offset
-        return TimelineRow(reference.tenant, timeline, offset, prev, reference.source, reference.record)
+        return TimelineRow(reference.tenant, timeline, offset, prev, reference.source, reference.record, time)
 
     def trim(self) -> None:
         """Keep to the bound. Between runs only: within one every known timeline is needed."""

@@ -198,11 +198,11 @@ def apply(state: ChannelState, item: Item, thresholds: Thresholds, out: Output) 
         out.repeats += 1
         return False
     elif isinstance(record, MemberRecord):
-        counts = _member(state, item.offset, record, out)
+        counts = _member(state, item, record, out)
     elif isinstance(record, ChannelRecord):
         counts = _channel(state, item, record, out)
     elif isinstance(record, RouteRecord):
-        counts = _route(state, item.offset, record, out)
+        counts = _route(state, item, record, out)
     else:
         raise ValueError(f"{type(record).__name__} does not stand in the log")
     # ADR 0005: proposed again by every event while count and route disagree; one per run is enough. Back to the
@@ -255,7 +255,7 @@ def _send(state: ChannelState, item: Item, record: SendRecord, out: Output) -> b
                 record.flag,
                 winner,
             )
-            _tell(state, offset, alias, encode(alias), out)
+            _tell(state, item, alias, encode(alias), out)
             return False
     if repeated:  # the same id again: verdict row only
         out.repeats += 1
@@ -286,23 +286,24 @@ def _send(state: ChannelState, item: Item, record: SendRecord, out: Output) -> b
             out.rows.append(
                 ReactionRow(tenant, channel, message, record.actor, record.emoji, record.id, record.removed)
             )
-    _tell(state, offset, record, item.raw, out)
+    _tell(state, item, record, item.raw, out)
     return True
 
 
-def _tell(state: ChannelState, offset: int, record: EventRecord, raw: bytes, out: Output) -> None:
+def _tell(state: ChannelState, item: Item, record: EventRecord, raw: bytes, out: Output) -> None:
     """Step 2 for an event that takes the channel's route: exactly the members of its position get it."""
     if state.route == "channel":
-        _post(state, offset, record, out)
+        _post(state, item, record, out)
     elif state.members is not None:
-        _refer(state, state.members, offset, raw, out)
+        _refer(state, state.members, item.offset, raw, out)
     else:
-        raise ValueError(f"members of {state.key} are needed at offset {offset} and not loaded")
+        raise ValueError(f"members of {state.key} are needed at offset {item.offset} and not loaded")
 
 
-def _post(state: ChannelState, offset: int, record: EventRecord, out: Output) -> None:
+def _post(state: ChannelState, item: Item, record: EventRecord, out: Output) -> None:
     """An entry of the channel's own timeline."""
-    out.timeline.append(TimelineRow(state.tenant, state.timeline, offset, state.prev, offset, record))
+    offset = item.offset
+    out.timeline.append(TimelineRow(state.tenant, state.timeline, offset, state.prev, offset, record, item.time))
     state.prev = offset
 
 
@@ -313,7 +314,8 @@ def _refer(state: ChannelState, users: Iterable[str], offset: int, raw: bytes, o
     out.references.extend([(f"{tenant}/{user}", encode(_RawReference(tenant, user, offset, body))) for user in users])
 
 
-def _member(state: ChannelState, offset: int, record: MemberRecord, out: Output) -> bool:
+def _member(state: ChannelState, item: Item, record: MemberRecord, out: Output) -> bool:
+    offset = item.offset
     tenant, channel, user = record.tenant, record.channel, record.user
     before = state.role(user) if state.exists else None
     after = None if record.change == "remove" else record.role
@@ -330,7 +332,7 @@ def _member(state: ChannelState, offset: int, record: MemberRecord, out: Output)
     out.rows.append(UserChannelRow(tenant, user, channel, offset, after))
     out.changed[tenant, channel] = offset
     raw = encode(durable)
-    _tell(state, offset, durable, raw, out)
+    _tell(state, item, durable, raw, out)
     # To the subject's inbox too: also in large channels, and also when it is a member no more.
     if state.route == "channel" or after is None:
         _refer(state, (user,), offset, raw, out)
@@ -367,11 +369,12 @@ def _channel(state: ChannelState, item: Item, record: ChannelRecord, out: Output
             out.rows.append(UserChannelRow(tenant, user, channel, offset, role))
     out.rows.append(EventRow(tenant, channel, record.id, offset, record))
     out.changed[tenant, channel] = offset
-    _tell(state, offset, record, item.raw, out)
+    _tell(state, item, record, item.raw, out)
     return True
 
 
-def _route(state: ChannelState, offset: int, record: RouteRecord, out: Output) -> bool:
+def _route(state: ChannelState, item: Item, record: RouteRecord, out: Output) -> bool:
+    offset = item.offset
     if not state.exists or record.to == state.route:
         out.unchanged += 1
         return False
@@ -386,7 +389,7 @@ def _route(state: ChannelState, offset: int, record: RouteRecord, out: Output) -
     out.changed[state.tenant, state.channel] = offset
     state.route = record.to
     state.switched = offset
-    _post(state, offset, durable, out)  # it goes to both sides
+    _post(state, item, durable, out)  # it goes to both sides
     _refer(state, state.members, offset, encode(durable), out)
     return True
 

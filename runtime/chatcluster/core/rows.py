@@ -143,7 +143,8 @@ class TimelineRow(Row, frozen=True, gc=False):
 
     ``prev``: offset of this timeline's entry before it (START for the first). ``source``: offset of the
     event in ``messages``. ``record``: the event in its durable form; backends keep a reference where the
-    event has a row of its own.
+    event has a row of its own. ``time``: append time of the entry at ``offset``, ms since 1970: a backend may
+    place rows by it; readers do not get it back.
     """
 
     timeline: str
@@ -151,6 +152,7 @@ class TimelineRow(Row, frozen=True, gc=False):
     prev: int
     source: int
     record: EventRecord
+    time: int = 0
 
 
 class ReadCursorRow(Row, frozen=True, gc=False):

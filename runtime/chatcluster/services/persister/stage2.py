@@ -97,7 +97,7 @@ class Stage2:
         letters: list[tuple[str, bytes]] = []
         for batch in batches:
             memory = self._partitions[batch.partition]
-            read: list[tuple[int, Reference]] = []
+            read: list[tuple[int, int, Reference]] = []
             first: dict[str, int] = {}
             for entry in batch.entries:
                 try:
@@ -106,13 +106,13 @@ class Stage2:
                     letter = DeadLetter(INBOX, batch.partition, entry.offset, entry.key, entry.value, str(error))
                     letters.append((entry.key, encode(letter)))
                     continue
-                read.append((entry.offset, reference))
+                read.append((entry.offset, entry.time, reference))
                 timeline = inbox_timeline(reference.tenant, reference.user)
                 if timeline not in memory.newest:
                     first.setdefault(timeline, entry.offset)
             await self._start(memory, first)
-            for offset, reference in read:
-                row = memory.apply(offset, reference)
+            for offset, time, reference in read:
+                row = memory.apply(offset, time, reference)
                 if row is None:
                     self._repeats.add()
                 else:
