@@ -6,7 +6,8 @@ import jwt
 import pytest
 
 from chatcluster.app.demo import USERS
-from chatcluster.app.dev import Address, pages_with_demo
+from chatcluster.app.address import Address
+from chatcluster.app.dev import pages_with_demo
 from chatcluster.app.pages import load_pages
 
 KEY = b"k" * 32

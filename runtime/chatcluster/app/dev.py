@@ -15,10 +15,12 @@ import msgspec
 
 from chatcluster import __version__
 from chatcluster.app import demo
+from chatcluster.app.address import Address
 from chatcluster.app.authentication import AuthSection, authentication
 from chatcluster.app.clock import SystemClock
-from chatcluster.app.embedded import Platform, embedded, settings_from
+from chatcluster.app.embedded import Platform, Settings, embedded
 from chatcluster.app.pages import load_pages
+from chatcluster.app.platform_settings import settings_from
 from chatcluster.app.settings import BadSettings, convert
 from chatcluster.app.tokens import ensure_secrets
 from chatcluster.core.metrics import Metrics
@@ -26,26 +28,6 @@ from chatcluster.services.gateway.pages import Page
 
 log = logging.getLogger("chatcluster.dev")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """``host:port``, ``[v6]:port`` or ``:port``. Raises ``ValueError``."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
-            raise ValueError(f"{text!r} is not an address: host:port, such as 127.0.0.1:8080")
-        return cls(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104  asked for by name: ":8080"
-
-    def url(self, scheme: str, port: int) -> str:
-        """A URL of this host."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{port}"
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -83,7 +65,7 @@ async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> No
     """Run until SIGINT or SIGTERM, then drain. Raises ``BadSettings``, ``OSError``."""
     rest = {name: values for name, values in sections.items() if name != "auth"}
     auth = convert("auth", sections.get("auth", {}), AuthSection)
-    settings = settings_from(rest)
+    settings = settings_from(rest, Settings)
     key, api_key = ensure_secrets(options.data)
     if options.demo and options.listen.host not in _LOOPBACK:
         raise BadSettings(

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from chatcluster.app.clock import SystemClock
-from chatcluster.app.settings import BadSettings, convert
+from chatcluster.app.platform_settings import PlatformSettings
+from chatcluster.app.settings import BadSettings
 from chatcluster.backends.memory.bus import MemoryBuses
 from chatcluster.backends.memory.dedupe import MemoryDedupe
 from chatcluster.backends.memory.presence import MemoryPresence
@@ -33,18 +33,10 @@ from chatcluster.ports import Clock, Store
 from chatcluster.services.gateway.auth import Authenticator
 from chatcluster.services.gateway.pages import Pages
 from chatcluster.services.gateway.server import GatewayServer
-from chatcluster.services.gateway.session_settings import SessionSettings
 from chatcluster.services.gateway.sessions import Sessions
-from chatcluster.services.gateway.settings import GatewaySettings
 from chatcluster.services.persister.service import PersisterService
-from chatcluster.services.persister.settings import PersisterSettings
 from chatcluster.services.presence.node import PresenceNode
-from chatcluster.services.presence.settings import PresenceSettings
 from chatcluster.services.router.service import RouterService
-from chatcluster.services.router.settings import RouterSettings
-
-MAX_INBOX_FANOUT = 5_000
-"""Hard cap of the inbox route: one message writes this many inbox rows."""
 
 
 class LogSettings(msgspec.Struct, frozen=True):
@@ -58,65 +50,10 @@ class LogSettings(msgspec.Struct, frozen=True):
         return {topic: self.partitions if topic in {MESSAGES, INBOX} else 1 for topic in TOPICS}
 
 
-class RoutingSettings(msgspec.Struct, frozen=True):
-    """Hybrid routing, for router and persister alike."""
-
-    inbox_fanout_limit: int = 500
-    """Members from which a channel has a timeline of its own instead of being written to every inbox."""
-    hysteresis: int = 100
-    """A channel goes back to the inboxes when it falls this far below the limit."""
-
-
-class Settings(msgspec.Struct, frozen=True):
+class Settings(PlatformSettings, frozen=True, kw_only=True):
     """All sections of the embedded platform."""
 
-    gateway: GatewaySettings = GatewaySettings()
-    sessions: SessionSettings = SessionSettings()
-    router: RouterSettings = RouterSettings()
-    persister: PersisterSettings = PersisterSettings()
-    presence: PresenceSettings = PresenceSettings()
-    routing: RoutingSettings = RoutingSettings()
     log: LogSettings = LogSettings()
-
-
-def settings_from(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Typed settings of raw sections. Raises ``BadSettings`` by name of what is wrong."""
-    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    for name in sections:
-        if name not in types:
-            raise BadSettings(f"[{name}]: no such section; allowed: {', '.join(types)}")
-    settings = Settings(**{name: convert(name, values, types[name]) for name, values in sections.items()})
-    return agreed(settings)
-
-
-def agreed(settings: Settings) -> Settings:
-    """What several roles must say alike, said once. Raises ``BadSettings``."""
-    routing, limits = settings.routing, settings.sessions.limits
-    if not 2 <= routing.inbox_fanout_limit <= MAX_INBOX_FANOUT:
-        raise BadSettings(
-            f"routing.inbox_fanout_limit = {routing.inbox_fanout_limit}: allowed: 2 to {MAX_INBOX_FANOUT}"
-        )
-    if not 0 <= routing.hysteresis < routing.inbox_fanout_limit:
-        raise BadSettings(f"routing.hysteresis = {routing.hysteresis}: allowed: 0 to inbox_fanout_limit - 1")
-    replace = msgspec.structs.replace
-    router = replace(settings.router, inbox_fanout_limit=routing.inbox_fanout_limit)
-    limits = replace(
-        limits,
-        max_frame_bytes=settings.gateway.max_frame_bytes,
-        max_body_bytes=router.max_body_bytes,
-        sends_per_second=int(router.sends_per_second),
-        page=router.page,
-    )
-    return replace(
-        settings,
-        router=router,
-        persister=replace(
-            settings.persister,
-            inbox_fanout_limit=routing.inbox_fanout_limit,
-            inbox_fanout_floor=routing.inbox_fanout_limit - routing.hysteresis,
-        ),
-        sessions=replace(settings.sessions, limits=limits),
-    )
 
 
 class Platform:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
@@ -78,8 +79,7 @@ def management_app(
 ) -> web.Application:
     """Everything on the management address. ``api_key``: one key for the tenant ``default``, or a file's keys."""
     metrics = served.metrics
-    app = web.Application(middlewares=[_plain_errors])
-    add_probes(app, platform_checks(served) if checks is None else checks, metrics)
+    app = probes_app(platform_checks(served) if checks is None else checks, metrics)
     keys = ApiKeys.single(api_key) if isinstance(api_key, str) else api_key
     ServerApi(
         router=served.router,
@@ -93,8 +93,28 @@ def management_app(
     return app
 
 
-def add_probes(app: web.Application, checks: Mapping[str, Check], metrics: Metrics) -> None:
-    """``/healthz`` (the loop turns), ``/readyz`` (every check is well) and ``/metrics``."""
+def probes_app(
+    checks: Mapping[str, Check], metrics: Metrics, *, degraded: Mapping[str, Check] | None = None
+) -> web.Application:
+    """An application with ``add_probes`` and errors in JSON."""
+    app = web.Application(middlewares=[_plain_errors])
+    add_probes(app, checks, metrics, degraded=degraded)
+    return app
+
+
+def add_probes(
+    app: web.Application,
+    checks: Mapping[str, Check],
+    metrics: Metrics,
+    *,
+    degraded: Mapping[str, Check] | None = None,
+) -> None:
+    """``/healthz`` (the loop turns), ``/readyz`` (every check is well) and ``/metrics``.
+
+    ``degraded``: what is told by ``/readyz`` but does not make it fail. A store that all pods share and that is gone
+    must not take all of them out of service: what works without it goes on (law 1).
+    """
+    advice = degraded or {}
     exposition = Exposition(metrics)
     lag = LoopLag(metrics)
 
@@ -105,6 +125,11 @@ def add_probes(app: web.Application, checks: Mapping[str, Check], metrics: Metri
         answers = await asyncio.gather(*(_checked(check) for check in checks.values()))
         wrong = dict(zip(checks, answers, strict=True))
         text = "".join(f"{name}: {problem or 'ok'}\n" for name, problem in wrong.items())
+        said = await asyncio.gather(*(_checked(check) for check in advice.values()))
+        text += "".join(
+            f"{name}: {'ok' if problem is None else 'degraded: ' + problem}\n"
+            for name, problem in zip(advice, said, strict=True)
+        )
         return web.Response(
             status=503 if any(wrong.values()) else 200, text=text, headers={hdrs.CACHE_CONTROL: "no-store"}
         )
@@ -156,15 +181,21 @@ async def _plain_errors(
 
 
 @asynccontextmanager
-async def serve_management(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve on ``host`` and ``port`` (0: any); yields the port. Leaving it lets running calls end for 5 s."""
+async def serve_management(
+    app: web.Application, host: str, port: int, *, sock: socket.socket | None = None
+) -> AsyncIterator[int]:
+    """Serve on ``host`` and ``port`` (0: any), or on a bound ``sock``; yields the port.
+
+    Leaving it lets running calls end for 5 s.
+    """
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, keepalive_timeout=75.0, shutdown_timeout=5.0, max_field_size=8190
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port) if sock is None else web.SockSite(runner, sock)
         await site.start()
-        yield int(runner.addresses[0][1])
+        address = runner.addresses[0] if sock is None else sock.getsockname()
+        yield int(address[1]) if isinstance(address, tuple) else 0
     finally:
         await runner.cleanup()

@@ -32,7 +32,8 @@ def command(
     """
     import uvloop
 
-    from chatcluster.app.dev import Address, Options, run
+    from chatcluster.app.address import Address
+    from chatcluster.app.dev import Options, run
     from chatcluster.app.settings import BadSettings, read_sections
     from chatcluster.app.tokens import MissingKey
     from chatcluster.backends.sqlite.files import BadDataFolder
