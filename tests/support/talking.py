@@ -1,0 +1,143 @@
+"""People who talk through a running platform and record what they see, and the audit of their recordings."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from chatcluster.app.commands.audit import records_of
+from chatcluster.app.tokens import mint
+from chatcluster.client.client import Client
+from chatcluster.client.recorder import Recorder
+from chatcluster.core.frames import History, WireMessage
+from chatcluster.core.promises import Audit, check
+
+USERS = ("ann", "bob", "cid", "dan")
+RATE = 25.0
+"""Sends per second of all users together."""
+
+
+class Talk:
+    """Users who talk in one direct channel and one group, until told to end."""
+
+    def __init__(self, clients: dict[str, Client], rng: random.Random, rate: float = RATE) -> None:
+        self.clients = clients
+        self.rng = rng
+        self.rate = rate
+        self.sends: list[asyncio.Task[object]] = []
+        self.channels: dict[str, tuple[str, ...]] = {}
+        self._ended = False
+
+    async def open(self) -> None:
+        ann = self.clients["ann"]
+        self.channels[await ann.create_direct("bob")] = ("ann", "bob")
+        self.channels[await ann.create_group(list(USERS[1:]))] = USERS
+
+    async def run(self) -> None:
+        number = 0
+        while not self._ended:
+            number += 1
+            channel, members = self.rng.choice(list(self.channels.items()))
+            client = self.clients[self.rng.choice(members)]
+            send = client.send(channel, f"message {number}", client_id=f"m{number}", timeout=90)
+            self.sends.append(asyncio.create_task(send))
+            await asyncio.sleep(self.rng.expovariate(self.rate))
+
+    def end(self) -> None:
+        self._ended = True
+
+
+@asynccontextmanager
+async def talking(
+    urls: Sequence[str], key: bytes, folder: Path, seed: int, *, rate: float = RATE
+) -> AsyncIterator[tuple[Talk, Callable[[], Awaitable[Audit]]]]:
+    """People who talk through the gateways at ``urls``, one after another; the callable waits until all is answered
+
+    and told, and judges. ``key``: what their tokens are signed with. ``rate``: sends per second of all together.
+    """
+    path = folder / "history.jsonl"
+    recorder = Recorder(path)
+    observers = {user: recorder.observer(user, user=user) for user in USERS}
+    async with AsyncExitStack() as stack:
+        clients = {
+            user: await stack.enter_async_context(
+                Client(urls[number % len(urls)], token=mint(key, user=user), device=user, observer=observers[user])
+            )
+            for number, user in enumerate(USERS)
+        }
+        listening = [asyncio.create_task(drink(client)) for client in clients.values()]
+        talk = Talk(clients, random.Random(seed), rate)
+        await talk.open()
+        for channel, members in talk.channels.items():
+            for user in members:
+                observers[user].joined(channel)
+        running = asyncio.create_task(talk.run())
+
+        async def judged() -> Audit:
+            talk.end()
+            await running
+            acked = [await send for send in talk.sends]
+            assert len(acked) == len(talk.sends)
+            async with asyncio.timeout(100):  # what died between bus and log is withdrawn after A and the clock's bound
+                for channel, members in talk.channels.items():
+                    for user in members:
+                        await quiet(clients[user], channel)
+            for channel, members in talk.channels.items():
+                for user in members:
+                    observers[user].final(channel, await whole(clients[user], channel))
+            recorder.close()
+            return check(records_of([path]))
+
+        try:
+            yield talk, judged
+        finally:
+            for task in (running, *listening, *talk.sends):
+                task.cancel()
+            await asyncio.gather(running, *listening, *talk.sends, return_exceptions=True)
+            recorder.close()
+
+
+async def drink(client: Client) -> None:
+    async for _ in client.events():
+        pass
+
+
+async def whole(client: Client, channel: str) -> list[WireMessage]:
+    messages: list[WireMessage] = []
+    before: str | None = None
+    while True:
+        at = before
+        reply = await client._engine.ask(lambda rid, _: History(rid, channel, before=at, limit=100), timeout=30)  # noqa: B023
+        page = list(reply.messages)  # type: ignore[union-attr, arg-type]
+        messages = page + messages
+        if reply.more is not True:  # type: ignore[union-attr]
+            return messages
+        before = page[0].id
+
+
+async def quiet(client: Client, channel: str) -> None:
+    """Until the client has every message that history has, and nothing waits for its proof."""
+    wanted = {message.id for message in await whole(client, channel)}
+    state = client._engine.state
+    while len(state.pending) or not all(message in state._told for message in wanted):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+
+
+def faultless(audit: Audit) -> None:
+    assert [violation.text for violation in audit.violations] == []
+    assert audit.unchecked == []
+    names = (
+        "missing",
+        "phantoms",
+        "double_messages",
+        "order_violations",
+        "sender_fifo",
+        "cursor_gaps",
+        "ids_not_unique",
+    )
+    assert {name: audit.counts[name] for name in names} == dict.fromkeys(names, 0)
+    assert audit.counts["excused"] == 0
+    assert audit.counts["acked"] == audit.counts["messages"] > 20
