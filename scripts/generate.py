@@ -1,18 +1,25 @@
-"""Generates what is derived from the code: the protocol's JSON Schema and the server API's OpenAPI description.
+"""Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description and
+
+the reference of all settings.
 
 ``python scripts/generate.py`` writes them into ``docs/``; with ``--check`` it writes nothing and fails on drift.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi
 from chatcluster.core.codes import Close, ErrorCode
 from chatcluster.core.frames import JSON_PROTOCOL, MSGPACK_PROTOCOL, ClientFrame, ServerFrame
@@ -41,12 +48,59 @@ def protocol_schema() -> dict[str, Any]:
     }
 
 
+SETTINGS_HEAD = """# Settings of the roles
+
+Generated from the code by `make docs`. One TOML file serves all roles (`--config FILE`); the environment goes before it:
+`[gateway] max_sockets = 5000` is `CHATCLUSTER_GATEWAY__MAX_SOCKETS=5000`. A role does not start with a section, a key or a
+value that it does not know. Seconds and bytes unless the text says otherwise.
+"""
+
+
+def settings_reference() -> str:
+    """Every section and key of ``ClusterSettings``, with its default and the docstring under its field."""
+    parts = [SETTINGS_HEAD]
+    for section in msgspec.structs.fields(ClusterSettings):
+        kinds = [kind for kind in getattr(section.type, "__args__", (section.type,)) if kind is not type(None)]
+        meanings = _meanings(kinds[0])
+        parts.append(f"\n## [{section.name}]\n\n| key | default | meaning |\n|---|---|---|\n")
+        for field in msgspec.structs.fields(kinds[0]):
+            value = None if field.default is msgspec.NODEFAULT else field.default
+            if field.default_factory is not msgspec.NODEFAULT:
+                value = field.default_factory()
+            shown = "" if value is None else f"`{_shown(value)}`"
+            parts.append(f"| `{field.name}` | {shown} | {meanings.get(field.name, '')} |\n")
+    return "".join(parts)
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Field to the docstring under it, over the class and its bases, on one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        if base.__module__.startswith("msgspec"):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                assert isinstance(text.value, ast.Constant)
+                found[field.target.id] = re.sub(r"\s+", " ", str(text.value.value)).strip().replace("|", "\\|")
+    return found
+
+
 def main() -> int:
     check = "--check" in sys.argv[1:]
     drift = False
-    for name, document in (("protocol.schema.json", protocol_schema()), ("openapi.json", openapi())):
+    documents = {
+        "protocol.schema.json": json.dumps(protocol_schema(), indent=2, ensure_ascii=False) + "\n",
+        "openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
+        "settings.md": settings_reference(),
+    }
+    for name, text in documents.items():
         path = DOCS / name
-        text = json.dumps(document, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
         before = path.read_text() if path.exists() else ""
         if before == text:
             continue

@@ -46,6 +46,13 @@ class Fenced(PortError):
     """A lease was lost: whoever holds it must stop acting."""
 
 
+class Misconfigured(PortError):
+    """A server answers and is not what the settings say: the role refuses to start.
+
+    The text names what is wrong, its value, what is allowed and the fix.
+    """
+
+
 # -- time -----------------------------------------------------------------------------------------
 
 

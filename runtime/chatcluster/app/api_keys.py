@@ -74,3 +74,22 @@ class ApiKeys:
             if compare_digest(known, digest):
                 found = grant
         return found if scheme.lower() == "bearer" else None
+
+
+def load_keys(file: str | None) -> ApiKeys | None:
+    """The keys of a file: TOML with ``[[keys]]``, or one key alone for the tenant ``default``. None: no file, no API.
+
+    Raises ``BadSettings``, which never quotes a key.
+    """
+    if file is None:
+        return None
+    path = Path(file)
+    try:
+        text = path.read_text().strip()
+    except OSError as error:
+        raise BadSettings(f"api.keys_file = {file!r}: {error.strerror}; allowed: a readable file") from None
+    if "\n" in text or "[[" in text:
+        return ApiKeys.load(path)
+    if len(text) < MIN_KEY:
+        raise BadSettings(f"api.keys_file = {file!r}: a key has at least {MIN_KEY} characters")
+    return ApiKeys.single(text)

@@ -18,8 +18,10 @@ _MAX_SET_BYTES = 1 << 20
 
 
 class AuthSection(msgspec.Struct, frozen=True):
-    """Section ``[auth]``. Without a key set: HS256 with the data folder's signing key, for development."""
+    """Section ``[auth]``. Without a key set: HS256 with a secret, for development or where the product signs itself."""
 
+    secret_file: str | None = None
+    """A file with the secret of HS256 tokens: hexadecimal text of at least 32 bytes. ``dev`` has its data folder's."""
     jwks_file: str | None = None
     """A JWK set (RFC 7517) in a file; read again every ``refresh`` seconds and when a token names an unknown key."""
     jwks_url: str | None = None

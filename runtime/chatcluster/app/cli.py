@@ -18,7 +18,12 @@ COMMANDS = {
     "channel": "Administer channels through the server API.",
     "chat": "Chat in the terminal.",
     "dev": "The whole platform in one process.",
+    "gateway": "A gateway of a cluster.",
     "members": "Administer members through the server API.",
+    "migrate": "Topics and schema as the roles of a cluster need them.",
+    "persister": "A persister of a cluster.",
+    "presence": "A presence node of a cluster.",
+    "router": "A router of a cluster.",
     "token": "Development tokens.",
 }
 

@@ -28,7 +28,7 @@ class LoggingSettings(msgspec.Struct, frozen=True):
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time", "level", "role", "name", "logger", "message", "fault"?}``; times are RFC 3339 UTC with milliseconds."""
+    """``{"time", "level", "role", "name", "logger", "message", "fault"?}``; times are RFC 3339, UTC."""
 
     def __init__(self, role: str, name: str) -> None:
         super().__init__()

@@ -84,6 +84,8 @@ class ApiSettings(msgspec.Struct, frozen=True):
     """
     in_flight: int = 256
     """Calls handled at once; over it ``overloaded``. A product's back end needs no more, a loop gone wild does."""
+    keys_file: str | None = None
+    """Keys of the server API: TOML with ``[[keys]]``, or one key alone. A cluster without it serves no API."""
 
 
 class ApiError(Exception):

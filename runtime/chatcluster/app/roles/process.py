@@ -112,6 +112,7 @@ async def run_role(
     process.metrics.gauge("build_info", "1; the version is its label.", lambda: 1.0, version=__version__, role=kind)
     listening = bind(management)
     async with AsyncExitStack() as stack:
+        stack.callback(listening.close)
         starting = await stack.enter_async_context(AsyncExitStack())
         await starting.enter_async_context(_starting(process, listening))
         running = await _entered(stack, role(process), leaving)
@@ -124,7 +125,6 @@ async def run_role(
         # On a second handle of the same socket: nobody who asks meanwhile is refused.
         port = await stack.enter_async_context(serve_management(app, "", 0, sock=listening.dup()))
         await starting.aclose()
-        listening.close()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
