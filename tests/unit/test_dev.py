@@ -5,9 +5,8 @@ import json
 import jwt
 import pytest
 
-from chatcluster.app.demo import USERS
 from chatcluster.app.address import Address
-from chatcluster.app.dev import pages_with_demo
+from chatcluster.app.demo import USERS, pages_with_demo
 from chatcluster.app.pages import load_pages
 
 KEY = b"k" * 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import UNSET
@@ -13,6 +13,7 @@ from chatcluster.app.asking import ask
 from chatcluster.app.tokens import mint
 from chatcluster.core.frames import ChannelAdd, ChannelCreate, ErrorFrame, Reply, Request, Send
 from chatcluster.ports import Caller, Router
+from chatcluster.services.gateway.pages import Page
 
 USERS: Mapping[str, str] = {
     "ada": "Ada Lovelace",
@@ -26,7 +27,10 @@ CROWD = 10_000
 """Members of the demo's huge channel, the demo users among them."""
 _CHUNK = 1000
 _TTL = 12 * 3600.0
-_SEEDED = "demo.seeded"
+SEEDED = "demo.seeded"
+"""File in a data folder that says that the demo was seeded."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that are this machine: the demo hands its tokens to nobody else."""
 
 _TALK = (
     ("ada", "Welcome to ChatCluster. Open this page in a second window as somebody else, and say hello."),
@@ -45,10 +49,30 @@ def token(key: bytes, user: str) -> bytes | None:
     return json.dumps({"token": mint(key, user=user, ttl=_TTL)}).encode() if user in USERS else None
 
 
-async def seed(router: Router, data: Path) -> None:
-    """Make the demo's channels unless this data folder has them. May be cut off at any point and run again."""
-    done = data / _SEEDED
-    if done.exists():
+def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str, Mapping[str, str]], Page | None]:
+    """The pages, and at ``/demo/users`` and ``/demo/token/<user>`` what signs a demo user in.
+
+    For this machine only, by the Host header: a foreign name that was made to point here gets nothing.
+    """
+    private = [("Cache-Control", "no-store")]
+
+    def find(path: str, headers: Mapping[str, str]) -> Page | None:
+        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        if path.startswith("/demo/") and host.strip("[]") not in LOOPBACK:
+            return None
+        if path == "/demo/users":
+            return ("application/json", listing(), private)
+        if path.startswith("/demo/token/"):
+            found = token(key, path.removeprefix("/demo/token/"))
+            return None if found is None else ("application/json", found, private)
+        return pages.get(path)
+
+    return find
+
+
+async def seed(router: Router, done: Path | None = None) -> None:
+    """Make the demo's channels, unless ``done`` is there: it says that they are. May be cut off and run again."""
+    if done is not None and done.exists():
         return
     people = list(USERS)
     everybody = await _create("ada", ChannelCreate("1", "demo-lounge", "group", people[1:], "Lounge"), router)
@@ -62,7 +86,8 @@ async def seed(router: Router, data: Path) -> None:
         await _reply("ada", ChannelAdd("1", square, crowd[start : start + _CHUNK]), router)
     text = f"This channel has {CROWD:,} members. It is read from its own timeline; nobody's inbox was written."
     await _reply("katherine", Send("1", square, "demo-square-1", text, retry=True), router)
-    await asyncio.get_running_loop().run_in_executor(None, done.touch)
+    if done is not None:
+        await asyncio.get_running_loop().run_in_executor(None, done.touch)
 
 
 async def _create(user: str, request: ChannelCreate, router: Router) -> str:

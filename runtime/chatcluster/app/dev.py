@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,10 +24,8 @@ from chatcluster.app.platform_settings import settings_from
 from chatcluster.app.settings import BadSettings, convert
 from chatcluster.app.tokens import ensure_secrets
 from chatcluster.core.metrics import Metrics
-from chatcluster.services.gateway.pages import Page
 
 log = logging.getLogger("chatcluster.dev")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -40,40 +38,19 @@ class Options(msgspec.Struct, frozen=True):
     bus_loss: float
 
 
-def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str, Mapping[str, str]], Page | None]:
-    """The pages, and at ``/demo/users`` and ``/demo/token/<user>`` what signs a demo user in.
-
-    For this machine only, by the Host header: a foreign name that was made to point here gets nothing.
-    """
-    private = [("Cache-Control", "no-store")]
-
-    def find(path: str, headers: Mapping[str, str]) -> Page | None:
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-        if path.startswith("/demo/") and host.strip("[]") not in _LOOPBACK:
-            return None
-        if path == "/demo/users":
-            return ("application/json", demo.listing(), private)
-        if path.startswith("/demo/token/"):
-            token = demo.token(key, path.removeprefix("/demo/token/"))
-            return None if token is None else ("application/json", token, private)
-        return pages.get(path)
-
-    return find
-
-
 async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Run until SIGINT or SIGTERM, then drain. Raises ``BadSettings``, ``OSError``."""
     rest = {name: values for name, values in sections.items() if name != "auth"}
     auth = convert("auth", sections.get("auth", {}), AuthSection)
     settings = settings_from(rest, Settings)
     key, api_key = ensure_secrets(options.data)
-    if options.demo and options.listen.host not in _LOOPBACK:
+    if options.demo and options.listen.host not in demo.LOOPBACK:
         raise BadSettings(
             f"--listen {options.listen.host}: the demo hands tokens to anybody who asks, so it listens on this machine "
             "only; allowed: 127.0.0.1, or --no-demo"
         )
     clock, metrics = SystemClock(), Metrics()
-    pages = pages_with_demo(load_pages(), key) if options.demo else load_pages()
+    pages = demo.pages_with_demo(load_pages(), key) if options.demo else load_pages()
     leaving = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with authentication(auth, key, clock) as authenticator:
@@ -108,7 +85,7 @@ def _management() -> ModuleType:
 
 
 async def _until_left(platform: Platform, options: Options, leaving: asyncio.Event) -> None:
-    seeding = asyncio.create_task(demo.seed(platform.router, options.data)) if options.demo else None
+    seeding = asyncio.create_task(demo.seed(platform.router, options.data / demo.SEEDED)) if options.demo else None
     await leaving.wait()
     if seeding is not None:
         seeding.cancel()

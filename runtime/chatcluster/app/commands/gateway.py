@@ -17,17 +17,21 @@ from chatcluster.app.roles import starting
 @click.option(
     "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the port."
 )
+@click.option("--demo", is_flag=True, help="Demo users and channels; their tokens for anybody on this machine.")
 @starting.one_line
-def command(listen: str, config: Path | None, management: str, processes: int) -> None:
+def command(listen: str, config: Path | None, management: str, processes: int, demo: bool) -> None:
     """Run a gateway until SIGTERM, then drain it."""
     from chatcluster.app.address import Address
+    from chatcluster.app.demo import LOOPBACK
     from chatcluster.app.roles.gateway import gateway
     from chatcluster.app.settings import BadSettings
 
     settings = starting.settings_of(config)
     address, probes = Address.parse(listen), starting.where(management)
+    if demo and (address.host not in LOOPBACK or settings.auth.secret_file is None):
+        raise BadSettings("--demo: allowed: with --listen on this machine (127.0.0.1) and auth.secret_file")
     if processes == 1:
-        starting.start("gateway", lambda process: gateway(process, settings, address), settings, probes)
+        starting.start("gateway", lambda process: gateway(process, settings, address, with_demo=demo), settings, probes)
         return
     if isinstance(probes, Path) or address.port == 0:
         raise BadSettings("--processes: allowed: an address with a port for --listen and for --management")

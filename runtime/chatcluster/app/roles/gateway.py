@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from chatcluster.app import demo
 from chatcluster.app.address import Address
 from chatcluster.app.authentication import authentication
 from chatcluster.app.pages import load_pages
@@ -22,15 +23,22 @@ from chatcluster.services.gateway.sessions import Sessions
 
 
 @asynccontextmanager
-async def gateway(process: Process, settings: ClusterSettings, listen: Address) -> AsyncIterator[Running]:
-    """Runs while the block does. Entering waits for a router: it says of which incarnation the log is."""
+async def gateway(
+    process: Process, settings: ClusterSettings, listen: Address, *, with_demo: bool = False
+) -> AsyncIterator[Running]:
+    """Runs while the block does. Entering waits for a router: it says of which incarnation the log is.
+
+    ``with_demo``: tokens of the demo's users for anybody on this machine, and their channels.
+    """
     clock, metrics, name = process.clock, process.metrics, process.name
+    secret = secret_of(settings.auth)
+    pages = demo.pages_with_demo(load_pages(), secret) if with_demo else load_pages()
     async with (
         RedisShards.open(settings.redis, clock=clock, metrics=metrics) as shards,
         CassandraStore.open(settings.cassandra, clock=clock, metrics=metrics) as store,
         RouterLink.open(settings.routers, name=name, clock=clock, metrics=metrics) as router,
         PresenceLink.open(settings.presences, name=name, clock=clock, metrics=metrics) as presence,
-        authentication(settings.auth, secret_of(settings.auth), clock) as authenticator,
+        authentication(settings.auth, secret, clock) as authenticator,
         RedisBuses.open(shards, clock=clock, metrics=metrics) as buses,
     ):
         for what, one in (("redis", shards), ("cassandra", store), ("router", router), ("presence", presence)):
@@ -54,7 +62,7 @@ async def gateway(process: Process, settings: ClusterSettings, listen: Address) 
             clock=clock,
             metrics=metrics,
             settings=settings.gateway,
-            pages=load_pages() if settings.process.pages else None,
+            pages=pages,
             ready=lambda: router.problems() is None,
         )
 
@@ -67,6 +75,8 @@ async def gateway(process: Process, settings: ClusterSettings, listen: Address) 
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(role.run()) for role in (sessions, server)]
             await server.listen(host=listen.host, port=listen.port)
+            if with_demo:
+                running.append(group.create_task(demo.seed(router)))
             yield Running(
                 checks={"gateway": draining, "routers": routers},
                 leave=server.drain,
