@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from msgspec import UNSET
 
@@ -70,10 +69,8 @@ def pages_with_demo(pages: Mapping[str, Page], key: bytes) -> Callable[[str, Map
     return find
 
 
-async def seed(router: Router, done: Path | None = None) -> None:
-    """Make the demo's channels, unless ``done`` is there: it says that they are. May be cut off and run again."""
-    if done is not None and done.exists():
-        return
+async def seed(router: Router) -> None:
+    """Make the demo's channels. May be cut off at any point and run again."""
     people = list(USERS)
     everybody = await _create("ada", ChannelCreate("1", "demo-lounge", "group", people[1:], "Lounge"), router)
     for number, (user, text) in enumerate(_TALK):
@@ -86,8 +83,6 @@ async def seed(router: Router, done: Path | None = None) -> None:
         await _reply("ada", ChannelAdd("1", square, crowd[start : start + _CHUNK]), router)
     text = f"This channel has {CROWD:,} members. It is read from its own timeline; nobody's inbox was written."
     await _reply("katherine", Send("1", square, "demo-square-1", text, retry=True), router)
-    if done is not None:
-        await asyncio.get_running_loop().run_in_executor(None, done.touch)
 
 
 async def _create(user: str, request: ChannelCreate, router: Router) -> str:

@@ -85,7 +85,8 @@ def _management() -> ModuleType:
 
 
 async def _until_left(platform: Platform, options: Options, leaving: asyncio.Event) -> None:
-    seeding = asyncio.create_task(demo.seed(platform.router, options.data / demo.SEEDED)) if options.demo else None
+    marker = options.data / demo.SEEDED
+    seeding = asyncio.create_task(_seed(platform, marker)) if options.demo and not marker.exists() else None
     await leaving.wait()
     if seeding is not None:
         seeding.cancel()
@@ -94,6 +95,11 @@ async def _until_left(platform: Platform, options: Options, leaving: asyncio.Eve
             log.error("the demo was not seeded: %s", failed)
     print("leaving: clients are told where to reconnect", flush=True)
     await platform.server.drain()
+
+
+async def _seed(platform: Platform, marker: Path) -> None:
+    await demo.seed(platform.router)
+    await asyncio.get_running_loop().run_in_executor(None, marker.touch)
 
 
 def _say_where(options: Options, platform: Platform, management_port: int) -> None:
