@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -47,6 +47,47 @@ def sync_times(folder: Path, seconds: float) -> LatencyHistogram:
     finally:
         os.close(descriptor)
         file.unlink()
+    return times
+
+
+async def produce_times(servers: str, rate: float, seconds: float) -> LatencyHistogram:
+    """Produce to report at ``rate`` records/s, nothing around it: acks=all, idempotent, on a topic made for it.
+
+    No ack of the platform can be faster. The topic has the replication that ``messages`` has, and is removed.
+    """
+    return await asyncio.get_running_loop().run_in_executor(None, _produce_times, servers, rate, seconds)
+
+
+def _produce_times(servers: str, rate: float, seconds: float) -> LatencyHistogram:
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient({"bootstrap.servers": servers})
+    brokers = len(admin.list_topics(timeout=10).brokers)
+    topic = f"bench-{os.getpid()}-{time.monotonic_ns()}"
+    replicas = min(3, brokers)
+    config = {"min.insync.replicas": str(max(1, replicas - 1))}
+    for future in admin.create_topics([NewTopic(topic, 4, replicas, config=config)]).values():
+        future.result(10)
+    times = LatencyHistogram()
+    producer = Producer({"bootstrap.servers": servers, "acks": "all", "enable.idempotence": True, "linger.ms": 1})
+    try:
+
+        def report(at: float) -> Callable[[object, object], None]:
+            return lambda _error, _message: times.record(int((time.perf_counter() - at) * 1e6))
+
+        producer.produce(topic, b"warm")
+        producer.flush(10)
+        begin, sent, value = time.perf_counter(), 0, b"x" * 300
+        while (now := time.perf_counter() - begin) < seconds:
+            while sent < now * rate:
+                producer.produce(topic, value, on_delivery=report(begin + sent / rate))
+                sent += 1
+            producer.poll(0.0005)
+        producer.flush(30)
+    finally:
+        for future in admin.delete_topics([topic]).values():
+            future.result(10)
     return times
 
 

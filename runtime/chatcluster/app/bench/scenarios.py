@@ -15,7 +15,7 @@ from functools import partial
 from statistics import median
 
 from chatcluster.app.bench.histogram import LatencyHistogram
-from chatcluster.app.bench.limits import raw_sender, sync_times
+from chatcluster.app.bench.limits import produce_times, raw_sender, sync_times
 from chatcluster.app.bench.report import Figure, Latencies, latencies
 from chatcluster.app.bench.subject import Subject
 from chatcluster.app.bench.swarm import Client, between, connect_all
@@ -104,12 +104,14 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
     """1:1 messages between ``pairs`` pairs: ramp to saturation, then half of it."""
     say(f"connecting {2 * pairs} users")
     hellos = [subject.hello(f"pair-{number // 2}-{'ab'[number % 2]}") for number in range(2 * pairs)]
-    clients = await connect_all(subject.url, hellos, _ignore)
+    clients = await connect_all(subject.urls, hellos, _ignore)
     channels: list[str] = []
     for start in range(0, pairs, 50):
         some = range(start, min(pairs, start + 50))
         made = (_create(clients[2 * pair], "direct", [f"pair-{pair}-b"], f"d{pair}") for pair in some)
         channels += await asyncio.gather(*made)
+
+    spent: dict[str, float] = {}  # µs of CPU per message by stage, of the last run
 
     async def at(rate: float, length: float) -> tuple[_Run, float]:
         total = int(rate * length)
@@ -117,7 +119,7 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         for number, client in enumerate(clients):
             # the sender's own copy of the event is not counted as a delivery
             client.on_frame = partial(run.frame, count_event=number % 2 == 1)
-        before = subject.cpu()
+        before, stages = subject.cpu(), subject.cpu_by_stage()
         await _offer(
             run, rate, total, lambda index: clients[index % pairs * 2].send(_send(channels[index % pairs], index))
         )
@@ -126,7 +128,9 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         except TimeoutError:
             counts = f"{run.acks.count:,} of {total:,} acknowledged, {run.delivered.count:,} delivered"
             say(f"  {counts}, {run.refused:,} refused")
-        return run, (subject.cpu() - before) / max(1, run.delivered.count) * 1e6
+        count = max(1, run.delivered.count)
+        spent.update({name: (now - stages[name]) / count * 1e6 for name, now in subject.cpu_by_stage().items()})
+        return run, (subject.cpu() - before) / count * 1e6
 
     await at(500, 2.0)  # warm
     best, cost = 0.0, 0.0
@@ -134,7 +138,8 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         run, micros = await at(rate, 3.0)
         p99 = run.delivered.percentile(99) / 1000
         ack = run.acks.percentile(99) / 1000
-        say(f"  {rate:>6,}/s: deliver P99 {p99:8.1f} ms, ack P99 {ack:8.1f} ms, {micros:5.0f} µs CPU")
+        by_stage = ", ".join(f"{name} {cost:.0f}" for name, cost in spent.items()) if len(spent) > 1 else ""
+        say(f"  {rate:>6,}/s: deliver P99 {p99:8.1f} ms, ack P99 {ack:8.1f} ms, {micros:5.0f} µs CPU  {by_stage}")
         if run.delivered.count < 0.99 * rate * 3 or p99 > 250:
             break
         best, cost = rate, micros
@@ -144,18 +149,24 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
             client.drop()
         return [Figure("direct", "saturation", best, "messages/s", "below the lowest rate offered")], []
     half = best / 2
-    disk = sync_times(subject.data, 2.0)
     run, micros = await at(half, seconds)
+    shares = [Figure("direct", f"CPU per message at half: {name}", cost, "µs") for name, cost in spent.items()]
+    if subject.kafka is None:
+        disk = sync_times(subject.folder, 2.0)
+        beside = f"disk sync P50 {disk.percentile(50) / 1000:.1f}, P99 {disk.percentile(99) / 1000:.1f} ms"
+    else:
+        bare = await produce_times(subject.kafka, half, seconds)
+        beside = f"bare produce P50 {bare.percentile(50) / 1000:.1f}, P99 {bare.percentile(99) / 1000:.1f} ms"
     for client in clients:
         client.drop()
     deliver, ack = run.delivered.percentile(99) / 1000, run.acks.percentile(99) / 1000
-    synced = f"disk sync P50 {disk.percentile(50) / 1000:.1f}, P99 {disk.percentile(99) / 1000:.1f} ms"
     figures = [
         Figure("direct", "saturation", best, "messages/s"),
         Figure("direct", "CPU per message at saturation", cost, "µs", goal="≤ 200", met=cost <= 200),
         Figure("direct", "CPU per message at half", micros, "µs"),
         Figure("direct", "send → deliver P99 at half", deliver, "ms", goal="< 10", met=deliver < 10),
-        Figure("direct", "send → ack P99 at half", ack, "ms", synced, "< 50", ack < 50),
+        Figure("direct", "send → ack P99 at half", ack, "ms", beside, "< 50", ack < 50),
+        *(shares if len(shares) > 1 else []),
     ]
     measured = [
         latencies("direct", "send → deliver", half, run.delivered),
@@ -178,7 +189,7 @@ async def _large(subject: Subject, say: Say, name: str, members: int, online: in
     say(f"  connecting {online:,} of them")
     following: list[asyncio.Future[None]] = []
     hellos = [subject.hello(f"{name}-{number}") for number in range(online)]
-    clients = await connect_all(subject.url, hellos, _ignore)
+    clients = await connect_all(subject.urls, hellos, _ignore)
     loop = asyncio.get_running_loop()
     for client in clients:
         follows: asyncio.Future[None] = loop.create_future()
@@ -288,7 +299,7 @@ async def fanout(subject: Subject, say: Say, *, sockets: int = 2000, seconds: fl
 async def group(subject: Subject, say: Say, *, members: int = 499, rounds: int = 40) -> Found:
     """A small group (write fan-out): one message to ``members`` inboxes, all online here."""
     hellos = [subject.hello(f"grp-{number}") for number in range(members)]
-    clients = await connect_all(subject.url, hellos, _ignore)
+    clients = await connect_all(subject.urls, hellos, _ignore)
     channel = await _create(clients[0], "group", [f"grp-{number}" for number in range(1, members)], f"grp{members}")
     await asyncio.sleep(1)
     count = _FanOut(clients, channel)
@@ -337,13 +348,13 @@ async def huge(subject: Subject, say: Say, *, members: int = 200_000, online: in
 
 async def idle(subject: Subject, say: Say, *, connections: int = 8000) -> Found:
     """Memory of idle, authenticated, subscribed connections."""
-    warm = await connect_all(subject.url, [subject.hello(f"warm-{number}") for number in range(500)], _ignore)
+    warm = await connect_all(subject.urls, [subject.hello(f"warm-{number}") for number in range(500)], _ignore)
     for client in warm:
         client.drop()
     await asyncio.sleep(3)
     before = subject.rss()
     clients = await connect_all(
-        subject.url, [subject.hello(f"idle-{number}") for number in range(connections)], _ignore
+        subject.urls, [subject.hello(f"idle-{number}") for number in range(connections)], _ignore
     )
     await asyncio.sleep(5)
     cpu = subject.cpu()
@@ -362,7 +373,7 @@ async def idle(subject: Subject, say: Say, *, connections: int = 8000) -> Found:
 async def reconnect(subject: Subject, say: Say, *, connections: int = 3000) -> Found:
     """All clients are dropped at once and resume: how many per second, and what it asks of the store."""
     users = [f"storm-{number}" for number in range(connections)]
-    clients = await connect_all(subject.url, [subject.hello(user) for user in users], _ignore)
+    clients = await connect_all(subject.urls, [subject.hello(user) for user in users], _ignore)
     await asyncio.sleep(2)
     hellos = [
         subject.hello(user, resume={"inbox": client.inbox.decode(), "channels": {}, "pending": []})
@@ -373,7 +384,7 @@ async def reconnect(subject: Subject, say: Say, *, connections: int = 3000) -> F
     await asyncio.sleep(1)
     reads, cpu = await subject.metric("chatcluster_resume_store_reads_total"), subject.cpu()
     begin = time.perf_counter()
-    again = await connect_all(subject.url, hellos, _ignore, at_once=500)
+    again = await connect_all(subject.urls, hellos, _ignore, at_once=500)
     elapsed = time.perf_counter() - begin
     cost = (subject.cpu() - cpu) / connections * 1e6
     await asyncio.sleep(0.5)

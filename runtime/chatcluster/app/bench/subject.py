@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
-from chatcluster.app.tokens import API_KEY, load_key, mint
+from chatcluster.app.tokens import API_KEY, SIGNING_KEY, mint, read_key
 
 _TICK = os.sysconf("SC_CLK_TCK")
 UNLIMITED: Mapping[str, str] = {
@@ -30,16 +31,37 @@ UNLIMITED: Mapping[str, str] = {
 """Settings of our own subject: the load comes from one address and few users, as no attack does."""
 
 
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A running platform as ``--platform FILE`` tells it, in JSON.
+
+    ``urls``: its gateways. ``management``: addresses whose metrics are summed. ``api``: the server API's.
+    ``stages``: name to the pids whose CPU is counted as that stage; ``messaging``: those that make up "CPU per
+    message" (gateway and router). ``kafka``: bootstrap servers, to measure a bare produce beside acks.
+    """
+
+    urls: list[str]
+    api: str
+    signing_key: str
+    api_key: str
+    management: list[str] = []
+    stages: dict[str, list[int]] = {}
+    messaging: list[str] = []
+    kafka: str | None = None
+
+
 class Subject:
     """Where to connect, what it costs, and a way to ask its server API."""
 
-    def __init__(self, url: str, management: str, data: Path, pid: int | None) -> None:
-        self.url = url
-        self.management = management
-        self.pid = pid
-        self.data = data
-        self._key = load_key(data)
-        self._api_key = (data / API_KEY).read_text().strip()
+    def __init__(self, what: Description) -> None:
+        self.urls = what.urls
+        self.kafka = what.kafka
+        self.folder = Path(what.signing_key).parent
+        self._api = what.api
+        self._management = what.management or [what.api]
+        self._stages = what.stages
+        self._messaging = what.messaging or list(what.stages)
+        self._key = read_key(Path(what.signing_key))
+        self._api_key = Path(what.api_key).read_text().strip()
         self._tokens: dict[str, str] = {}
         self.http: aiohttp.ClientSession | None = None
 
@@ -62,37 +84,61 @@ class Subject:
         """One call of the server API. Raises ``RuntimeError`` with its error."""
         assert self.http is not None
         headers = {"Authorization": f"Bearer {self._api_key}"}
-        async with self.http.request(method, f"{self.management}/api/v1{path}", json=body, headers=headers) as response:
+        async with self.http.request(method, f"{self._api}/api/v1{path}", json=body, headers=headers) as response:
             answer = await response.json()
             if response.status >= 400:
                 raise RuntimeError(f"{method} {path}: {answer}")
             return answer
 
     async def metric(self, name: str) -> float:
-        """The sum of a metric's samples, 0 when it is not there."""
+        """The sum of a metric's samples over all processes, 0 when it is not there."""
         assert self.http is not None
-        async with self.http.get(f"{self.management}/metrics") as response:
-            lines = (await response.text()).splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+        total = 0.0
+        for address in self._management:
+            async with self.http.get(f"{address}/metrics") as response:
+                lines = (await response.text()).splitlines()
+            total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
+        return total
+
+    def cpu_by_stage(self) -> dict[str, float]:
+        """Seconds of CPU that each stage has used, all threads; empty for a remote platform."""
+        return {name: sum(_cpu(pid) for pid in pids) for name, pids in self._stages.items()}
 
     def cpu(self) -> float:
-        """Seconds of CPU that the subject has used, all threads; 0 for a remote one."""
-        if self.pid is None:
-            return 0.0
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        """Seconds of CPU of the stages that a message is counted by; 0 for a remote platform."""
+        return sum(seconds for name, seconds in self.cpu_by_stage().items() if name in self._messaging)
 
     def rss(self) -> int:
-        """Resident bytes of the subject; 0 for a remote one."""
-        if self.pid is None:
-            return 0
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Resident bytes of the same stages; 0 for a remote platform."""
+        pids = [pid for name, pids in self._stages.items() if name in self._messaging for pid in pids]
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def described(file: Path) -> Description:
+    """The platform that a file tells of. Raises ``msgspec.DecodeError``, ``OSError``."""
+    return msgspec.json.decode(file.read_bytes(), type=Description)
+
+
+def folder_of(url: str, management: str, data: Path, pid: int | None = None) -> Description:
+    """An embedded platform by its data folder."""
+    return Description(
+        urls=[url],
+        api=management,
+        signing_key=str(data / SIGNING_KEY),
+        api_key=str(data / API_KEY),
+        stages={} if pid is None else {"platform": [pid]},
+    )
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, management: str, data: Path) -> AsyncIterator[Subject]:
-    """A platform that runs already; ``data`` holds its keys."""
-    subject = Subject(url, management, data, None)
+async def running(what: Description) -> AsyncIterator[Subject]:
+    """A platform that runs already."""
+    subject = Subject(what)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as subject.http:
         yield subject
 
@@ -125,7 +171,8 @@ async def started(settings: Mapping[str, str] | None = None) -> AsyncIterator[Su
                     if f"{name} " in line and "http://" in line:
                         addresses[name] = "http://" + line.partition("http://")[2].split()[0].rstrip("/")
             drain = asyncio.create_task(_read_all(process.stdout))
-            subject = Subject("ws" + addresses["page"][4:], addresses["management"], data, process.pid)
+            what = folder_of("ws" + addresses["page"][4:], addresses["management"], data, process.pid)
+            subject = Subject(what)
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as subject.http:
                 yield subject
             drain.cancel()

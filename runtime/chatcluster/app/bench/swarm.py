@@ -148,15 +148,21 @@ def between(payload: bytes, start: bytes, end: bytes) -> bytes:
     return payload[at : payload.find(end, at)]
 
 
-async def connect_all(url: str, hellos: Sequence[bytes], on_frame: OnFrame, *, at_once: int = 200) -> list[Client]:
-    """One connection for each hello, in order; at most ``at_once`` not yet welcomed. Raises what the first one met."""
+async def connect_all(
+    urls: Sequence[str], hellos: Sequence[bytes], on_frame: OnFrame, *, at_once: int = 200
+) -> list[Client]:
+    """One connection for each hello, in order, to the gateways in turn; at most ``at_once`` not yet welcomed.
+
+    Raises what the first one met.
+    """
     loop = asyncio.get_running_loop()
-    parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    parts = [urlsplit(url) for url in urls]
+    gateways = [(part.hostname or "127.0.0.1", part.port or 80) for part in parts]
     slots = asyncio.Semaphore(at_once)
 
     async def one(index: int, hello: bytes) -> Client:
         async with slots:
+            host, port = gateways[index % len(gateways)]
             _, client = await loop.create_connection(lambda: Client(index, hello, on_frame), host, port)
             await client.welcome
             return client

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from chatcluster.app.bench import scenarios
 from chatcluster.app.bench.report import Figure, Latencies, environment, show, write_json
-from chatcluster.app.bench.subject import Subject, pin_load, running, started
+from chatcluster.app.bench.subject import Subject, described, folder_of, pin_load, running, started
 
 Scenario = Callable[[Subject, scenarios.Say], Awaitable[scenarios.Found]]
 
@@ -37,8 +37,13 @@ SCENARIOS: dict[str, list[Scenario]] = {
 @click.option(
     "--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Its data folder."
 )
+@click.option(
+    "--platform", type=click.Path(path_type=Path, exists=True), help="A running platform of many processes, as JSON."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
-def command(scenario: str, url: str | None, management: str, data: Path, json_file: Path | None) -> None:
+def command(
+    scenario: str, url: str | None, management: str, data: Path, platform: Path | None, json_file: Path | None
+) -> None:
     """Measure SCENARIO.
 
     Our own platform runs on one core, the load on another. A running one must have its limits lifted.
@@ -56,10 +61,13 @@ def command(scenario: str, url: str | None, management: str, data: Path, json_fi
             for one in SCENARIOS[name]:
                 console.print(f"[bold]{name}[/]")
                 # each scenario meets a fresh platform: none inherits another's caches or memory
-                subject = started() if url is None else running(url, management, data)
+                if platform is not None:
+                    subject = running(described(platform))
+                else:
+                    subject = started() if url is None else running(folder_of(url, management, data))
                 async with contextlib.AsyncExitStack() as stack:
                     opened = await stack.enter_async_context(subject)
-                    if url is None:
+                    if url is None:  # a platform of many processes takes the first core, too
                         pin_load()
                     found, times = await one(opened, lambda text: console.print(f"[dim]{text}[/]", highlight=False))
                 figures.extend(found)
