@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+import cassandra_tables
+from chatcluster.backends.cassandra import CassandraStore
 from chatcluster.backends.memory import (
     MemoryBuses,
     MemoryDedupe,
@@ -75,9 +77,12 @@ def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     return {"sqlite": partial(SqliteLog.open, tmp_path, metrics=Metrics())}[request.param]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "cassandra"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     """``open_store(clock=…)``: the store of this test; opening it again finds what was written."""
+    if request.param == "cassandra":
+        server = cassandra_tables.address(request)
+        return partial(CassandraStore.open, cassandra_tables.emptied(server), metrics=Metrics())
     return {"sqlite": partial(SqliteStore.open, tmp_path, metrics=Metrics())}[request.param]
 
 

@@ -1,0 +1,233 @@
+"""Writes: rows become cells, cells become batches.
+
+A row's bucket is registered in the index before the row is written, so whoever sees a row finds its bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chatcluster.backends.cassandra import rows as cells
+from chatcluster.backends.cassandra.buckets import SLACK, bucket_at, start
+from chatcluster.backends.cassandra.cluster import CassandraLink, Write
+from chatcluster.backends.cassandra.settings import CassandraSettings
+from chatcluster.core.ids import id_time
+from chatcluster.core.rows import (
+    AnyRow,
+    ChannelRow,
+    DeleteRow,
+    EditRow,
+    EventRow,
+    MemberRow,
+    MessageRow,
+    ReactionRow,
+    ReadCursorRow,
+    RevocationRow,
+    RouteRow,
+    TimelineRow,
+    UserChannelRow,
+    VerdictRow,
+)
+
+REGISTERED = 200_000
+"""Buckets remembered as registered."""
+TURN = 500
+"""Rows after which others on the loop get their turn."""
+
+long = cells.long
+Partition = tuple[bytes, ...]
+Parts = dict[Partition, list[Write]]
+
+
+class Round:
+    """The rows of one call, as cells by partition."""
+
+    __slots__ = ("index", "parts")
+
+    def __init__(self) -> None:
+        self.parts: Parts = {}
+        self.index: dict[tuple[str, int], int] = {}  # (series, bucket): its lowest offset here
+
+
+class CassandraWrites:
+    """Port ``StoreWriter`` on a link."""
+
+    def __init__(self, link: CassandraLink, settings: CassandraSettings, level: int) -> None:
+        self._link = link
+        self._level = level
+        self._rows = settings.batch_rows
+        self._bytes = settings.batch_bytes
+        self._ttl = cells.int4((settings.log_retention_hours + 24) * 3600)
+        self._registered: OrderedDict[tuple[str, int], int] = OrderedDict()
+
+    async def write(self, rows: Sequence[AnyRow]) -> None:
+        """See the port."""
+        work = Round()
+        for at, row in enumerate(rows):
+            _ENCODERS[type(row)](self, row, work)
+            if at % TURN == TURN - 1:
+                await asyncio.sleep(0)
+        await self._register(work)
+        await self._send(work.parts)
+
+    # -- buckets --------------------------------------------------------------------------------------------
+
+    def _bucket(self, work: Round, series: str, time: int, offset: int) -> bytes:
+        bucket = bucket_at(time, self._level)
+        self._note(work, series, bucket, offset)
+        if time - start(bucket) < SLACK:
+            # A later row may have an earlier time: readers must know both once they know this one.
+            self._note(work, series, bucket_at(max(0, start(bucket) - 1), self._level), offset)
+        return long(bucket)
+
+    def _note(self, work: Round, series: str, bucket: int, offset: int) -> None:
+        key = (series, bucket)
+        known = self._registered.get(key)
+        if known is None or offset < known:
+            noted = work.index.get(key)
+            work.index[key] = offset if noted is None else min(noted, offset)
+
+    async def _register(self, work: Round) -> None:
+        if not work.index:
+            return
+        parts: Parts = {}
+        for (series, bucket), offset in work.index.items():
+            name = series.encode()
+            write = (long(bucket), long(cells.MAX - offset), cells.by_time(start(bucket)))
+            parts.setdefault((name,), []).append(("bucket", (name, *write)))
+        await self._send(parts)
+        registered = self._registered
+        for key, offset in work.index.items():
+            registered[key] = min(offset, registered.pop(key, offset))
+        while len(registered) > REGISTERED:
+            registered.popitem(last=False)
+
+    # -- rows ------------------------------------------------------------------------------------------------
+
+    def _message(self, row: MessageRow, work: Round) -> None:
+        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.id), 0)
+        values = cells.message(row, bucket)
+        _add(work, values[:3], "message", values)
+
+    def _edit(self, row: EditRow, work: Round) -> None:
+        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
+        values = cells.edit(row, bucket)
+        _add(work, values[:3], "edit", values)
+
+    def _delete(self, row: DeleteRow, work: Round) -> None:
+        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
+        values = cells.delete(row, bucket)
+        _add(work, values[:3], "delete", values)
+
+    def _reaction(self, row: ReactionRow, work: Round) -> None:
+        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
+        values = cells.reaction(row, bucket)
+        _add(work, values[3:6], "reaction", values)
+
+    def _event(self, row: EventRow, work: Round) -> None:
+        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.id), 0)
+        values = cells.event(row, bucket)
+        _add(work, (*values[:3], b"e"), "event", values)
+
+    def _timeline(self, row: TimelineRow, work: Round) -> None:
+        bucket = self._bucket(work, row.timeline, row.time, row.offset)
+        values = cells.timeline(row, bucket)
+        _add(work, values[:2], "timeline", values)
+
+    def _member(self, row: MemberRow, work: Round) -> None:
+        values = cells.member(row, 0)
+        _add(work, values[:3], "member", values)
+        values = cells.change(row)
+        _add(work, (*values[:2], b"change"), "change", values)
+
+    def _channel(self, row: ChannelRow, work: Round) -> None:
+        values = cells.channel(row)
+        _add(work, (*values[:2], b"channel"), "channel", values)
+
+    def _route(self, row: RouteRow, work: Round) -> None:
+        values = cells.route(row)
+        _add(work, (*values[:2], b"route"), "route", values)
+
+    def _user_channel(self, row: UserChannelRow, work: Round) -> None:
+        values = cells.user_channel(row)
+        _add(work, (*values[:2], b"user"), "user_channel", values)
+
+    def _verdict(self, row: VerdictRow, work: Round) -> None:
+        values = cells.verdict(row, self._ttl)
+        _add(work, values[:4], "verdict", values)
+
+    def _read_cursor(self, row: ReadCursorRow, work: Round) -> None:
+        values = cells.read_cursor(row)
+        _add(work, (*values[:2], b"read"), "read", values)
+
+    def _revocation(self, row: RevocationRow, work: Round) -> None:
+        values = cells.revocation(row)
+        _add(work, values[:1], "revocation", values)
+
+    # -- batches -----------------------------------------------------------------------------------------------
+
+    async def _send(self, parts: Parts) -> None:
+        """Everything, acknowledged; raises what the first failure raised, after all have ended."""
+        batches: list[tuple[list[Write], bytes]] = []
+        batch: list[Write] = []
+        size = 0
+        most, room = self._rows, self._bytes
+        for writes in parts.values():
+            for write in writes:
+                add = sum(map(len, write[1])) + 4 * len(write[1]) + 20
+                if batch and (len(batch) >= most or size + add > room):
+                    batches.append((batch, _key(batch[0])))
+                    batch, size = [], 0
+                batch.append(write)
+                size += add
+        if batch:
+            batches.append((batch, _key(batch[0])))
+        if len(batches) == 1:
+            await self._link.send(*batches[0])
+            return
+        ended = await asyncio.gather(*(self._link.send(writes, key) for writes, key in batches), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+
+def _add(work: Round, partition: Partition, name: str, values: tuple[bytes, ...]) -> None:
+    found = work.parts.get(partition)
+    if found is None:
+        work.parts[partition] = [(name, values)]
+    else:
+        found.append((name, values))
+
+
+_KEYS: dict[str, tuple[int, int]] = {
+    "bucket": (0, 1), "width": (0, 1), "message": (0, 3), "edit": (0, 3), "delete": (0, 3), "reaction": (3, 6),
+    "event": (0, 3), "member": (0, 3), "change": (0, 2), "channel": (0, 2), "route": (0, 2), "user_channel": (0, 2),
+    "verdict": (0, 4), "timeline": (0, 2), "read": (0, 2), "revocation": (0, 1),
+}  # fmt: skip
+"""Which of a write's values are the partition's key."""
+
+
+def _key(write: Write) -> bytes:
+    name, values = write
+    first, last = _KEYS[name]
+    return cells.routing_key(*values[first:last])
+
+
+_ENCODERS: dict[type[Any], Callable[[CassandraWrites, Any, Round], None]] = {
+    MessageRow: CassandraWrites._message,
+    EditRow: CassandraWrites._edit,
+    DeleteRow: CassandraWrites._delete,
+    ReactionRow: CassandraWrites._reaction,
+    EventRow: CassandraWrites._event,
+    MemberRow: CassandraWrites._member,
+    ChannelRow: CassandraWrites._channel,
+    RouteRow: CassandraWrites._route,
+    UserChannelRow: CassandraWrites._user_channel,
+    VerdictRow: CassandraWrites._verdict,
+    TimelineRow: CassandraWrites._timeline,
+    ReadCursorRow: CassandraWrites._read_cursor,
+    RevocationRow: CassandraWrites._revocation,
+}

@@ -1,0 +1,59 @@
+"""A keyspace for tests on a real Cassandra: made once per process, emptied before each test."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+
+import pytest
+from cassandra.cluster import Session
+
+from chatcluster.backends.cassandra import CassandraSettings, migrate
+from chatcluster.backends.cassandra.cluster import describe
+from chatcluster.backends.cassandra.schema import TABLES
+
+
+def address(request: pytest.FixtureRequest) -> str:
+    """``host:port`` of the server for tests; the fixture ``cassandra`` starts one where none is named."""
+    found = os.environ.get("CHATCLUSTER_TEST_CASSANDRA") or request.getfixturevalue("cassandra")
+    assert isinstance(found, str)
+    return found
+
+
+def settings_for(server: str, keyspace: str, **others: object) -> CassandraSettings:
+    """Settings for one node."""
+    hosts, _, port = server.rpartition(":")
+    values = {"replication_factor": 1, **others}
+    return CassandraSettings(
+        contact_points=tuple(host.partition(":")[0] for host in hosts.split(",")),
+        port=int(port),
+        keyspace=keyspace,
+        **values,  # type: ignore[arg-type]
+    )
+
+
+_sessions: dict[CassandraSettings, Session] = {}
+
+
+def _session(settings: CassandraSettings) -> Session:
+    if settings not in _sessions:
+        migrate(settings)
+        _sessions[settings] = describe(settings).connect(settings.keyspace)
+        atexit.register(_drop, settings)
+    return _sessions[settings]
+
+
+def _drop(settings: CassandraSettings) -> None:
+    with contextlib.suppress(Exception):  # the server may have been stopped before
+        _sessions[settings].execute(f"DROP KEYSPACE IF EXISTS {settings.keyspace}", timeout=60)
+
+
+def emptied(server: str, **others: object) -> CassandraSettings:
+    """Settings of this process's keyspace, whose tables are empty now."""
+    keyspace = f"chatcluster_test_{os.getpid()}"
+    session = _session(settings_for(server, keyspace))
+    for table in TABLES:
+        if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
+            session.execute(f"TRUNCATE {table}")
+    return settings_for(server, keyspace, **others)
