@@ -470,6 +470,24 @@ class PresenceService(Protocol):
         ...
 
 
+# -- webhook -----------------------------------------------------------------------------------------------------
+
+
+class Posted(msgspec.Struct, frozen=True, gc=False):
+    """What became of a post. ``later``: again, not before ``after`` seconds. ``gone``: the receiver wants no more."""
+
+    outcome: Literal["taken", "refused", "gone", "later"]
+    after: float = 0.0
+
+
+class Webhook(Protocol):
+    """A receiver outside. At least once: ``id`` is the same for each try of one body."""
+
+    async def post(self, id: str, body: bytes) -> Posted:  # noqa: A002
+        """Sign and send once, within a bounded time. Never raises for what the receiver or the network does."""
+        ...
+
+
 # -- routers --------------------------------------------------------------------------------------------------
 
 

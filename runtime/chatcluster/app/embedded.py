@@ -17,6 +17,7 @@ import msgspec
 from chatcluster.app.clock import SystemClock
 from chatcluster.app.platform_settings import PlatformSettings
 from chatcluster.app.settings import BadSettings
+from chatcluster.app.webhook import open_webhook
 from chatcluster.backends.memory.bus import MemoryBuses
 from chatcluster.backends.memory.dedupe import MemoryDedupe
 from chatcluster.backends.memory.presence import MemoryPresence
@@ -28,12 +29,14 @@ from chatcluster.backends.sqlite.store import SqliteStore
 from chatcluster.core.envelope import Envelope
 from chatcluster.core.ids import CLOCK_BOUND, MAX_WORKER, id_time
 from chatcluster.core.metrics import Metrics
-from chatcluster.core.records import INBOX, MESSAGES, TOPICS, TickRecord, decode_log
+from chatcluster.core.records import INBOX, MESSAGES, NOTIFICATIONS, TOPICS, TickRecord, decode_log
 from chatcluster.ports import Clock, Store
 from chatcluster.services.gateway.auth import Authenticator
 from chatcluster.services.gateway.pages import Pages
 from chatcluster.services.gateway.server import GatewayServer
 from chatcluster.services.gateway.sessions import Sessions
+from chatcluster.services.persister.push import PushService
+from chatcluster.services.persister.push_webhook import WebhookService
 from chatcluster.services.persister.service import PersisterService
 from chatcluster.services.presence.node import PresenceNode
 from chatcluster.services.router.service import RouterService
@@ -148,8 +151,9 @@ async def embedded(
         buses.drop = lossy(bus_loss)
         tails = MemoryTails(clock=clock)
         cursors = MemoryReadCursors()
+        seen = MemoryPresence(clock=clock)
         presence = PresenceNode(
-            store=MemoryPresence(clock=clock),
+            store=seen,
             bus=buses.subscriber("presence"),
             clock=clock,
             metrics=metrics,
@@ -180,6 +184,38 @@ async def embedded(
             metrics=metrics,
             settings=settings.persister,
         )
+        pushing: list[PushService | WebhookService] = []
+        if settings.push.enabled:
+            pushing.append(
+                PushService(
+                    log=log,
+                    inbox=log.consumer("push", INBOX),
+                    presence=seen,
+                    clock=clock,
+                    metrics=metrics,
+                    settings=settings.push,
+                    persister=settings.persister,
+                )
+            )
+            if settings.push.webhook_url:
+                webhook = await stack.enter_async_context(
+                    open_webhook(
+                        url=settings.push.webhook_url,
+                        secret_file=Path(settings.push.secret_file),
+                        timeout=settings.push.webhook_timeout,
+                        clock=clock,
+                    )
+                )
+                pushing.append(
+                    WebhookService(
+                        notifications=log.consumer("webhook", NOTIFICATIONS),
+                        webhook=webhook,
+                        clock=clock,
+                        metrics=metrics,
+                        settings=settings.push,
+                        persister=settings.persister,
+                    )
+                )
         sessions = Sessions(
             name="gateway",
             router=router,
@@ -197,7 +233,7 @@ async def embedded(
             accept=sessions.accept, clock=clock, metrics=metrics, settings=settings.gateway, pages=pages
         )
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(role.run()) for role in (presence, persister, router, sessions, server)]
+        running = [tasks.create_task(role.run()) for role in (presence, persister, *pushing, router, sessions, server)]
         try:
             yield Platform(server, router, store, buses, metrics, log)
         finally:

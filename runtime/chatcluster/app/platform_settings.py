@@ -10,6 +10,7 @@ import msgspec
 from chatcluster.app.settings import BadSettings, convert
 from chatcluster.services.gateway.session_settings import SessionSettings
 from chatcluster.services.gateway.settings import GatewaySettings
+from chatcluster.services.persister.push_settings import PushSettings
 from chatcluster.services.persister.settings import PersisterSettings
 from chatcluster.services.presence.settings import PresenceSettings
 from chatcluster.services.router.settings import RouterSettings
@@ -36,6 +37,7 @@ class PlatformSettings(msgspec.Struct, frozen=True, kw_only=True):
     persister: PersisterSettings = PersisterSettings()
     presence: PresenceSettings = PresenceSettings()
     routing: RoutingSettings = RoutingSettings()
+    push: PushSettings = PushSettings()
 
 
 P = TypeVar("P", bound=PlatformSettings)
@@ -72,6 +74,7 @@ def agreed(settings: P) -> P:
     return replace(
         settings,
         router=router,
+        push=replace(settings.push, presence_ttl=settings.presence.ttl_ms / 1000),
         persister=replace(
             settings.persister,
             inbox_fanout_limit=routing.inbox_fanout_limit,

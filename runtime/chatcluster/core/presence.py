@@ -14,6 +14,8 @@ import msgspec
 from chatcluster.core.envelope import PresenceChange, Status
 
 Key = tuple[str, str]
+SENTINEL: Key = ("", "presence")
+"""Holds a session of each presence node. When ours is gone, so is everything else: the store was lost."""
 """(tenant, user)."""
 
 _RANK: dict[Status, int] = {"offline": 0, "away": 1, "online": 2}

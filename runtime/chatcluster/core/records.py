@@ -144,6 +144,8 @@ class Notification(msgspec.Struct, frozen=True, array_like=True, gc=False):
     users: list[str]
     preview: str
     collapse_key: str
+    id: str = ""  # of the message and exactly these users
+    time: int = 0  # when the message was appended, ms since 1970
 
 
 class DeadLetter(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -175,6 +177,7 @@ _encoder = msgspec.msgpack.Encoder()
 _log_decoder: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
 _event_decoder: msgspec.msgpack.Decoder[EventRecord] = msgspec.msgpack.Decoder(EventRecord)
 _reference_decoder = msgspec.msgpack.Decoder(Reference)
+_notification_decoder = msgspec.msgpack.Decoder(Notification)
 
 encode = _encoder.encode
 """Any record to bytes."""
@@ -193,6 +196,11 @@ def decode_event(value: bytes) -> EventRecord:
 def decode_reference(value: bytes) -> Reference:
     """A value of the ``inbox`` topic. Raises ``msgspec.DecodeError``."""
     return _reference_decoder.decode(value)
+
+
+def decode_notification(value: bytes) -> Notification:
+    """A value of the ``notifications`` topic. Raises ``msgspec.DecodeError``."""
+    return _notification_decoder.decode(value)
 
 
 def digest(*parts: object) -> int:

@@ -15,13 +15,11 @@ from uuid import uuid4
 
 from chatcluster.core.envelope import Presence, PresenceChange, gateway_topic
 from chatcluster.core.metrics import Metrics
-from chatcluster.core.presence import Budget, Key, Rules, shares, shown_status
+from chatcluster.core.presence import SENTINEL, Budget, Key, Rules, shares, shown_status
 from chatcluster.ports import Beat, Bus, Clock, PresenceStore, Unavailable
 from chatcluster.services.presence.settings import PresenceSettings
 from chatcluster.services.presence.watchers import Watched, Watchers
 
-_SENTINEL: Key = ("", "presence")
-"""Holds a session of each node. When ours is gone, so is everything else: the store was lost."""
 _SENTINEL_LIFE = 20
 """Times to live that the sentinel outlives its last renewal."""
 _RETRY_S = 0.5
@@ -168,13 +166,13 @@ class PresenceNode:
         now = self._now()
         renewed = self._sentinel_renewed
         if renewed is not None:
-            (found,) = await self._store.sessions([_SENTINEL])
+            (found,) = await self._store.sessions([SENTINEL])
             if self._name not in found:
                 self._lost()
                 renewed = None
         if renewed is None or now - renewed > self._settings.ttl_ms:
             self._sentinel_renewed = None
-            beat = Beat(*_SENTINEL, self._name, "online")
+            beat = Beat(*SENTINEL, self._name, "online")
             await self._store.touch([beat], ttl=self._settings.ttl_ms * _SENTINEL_LIFE)
             self._sentinel_renewed = now
 

@@ -1,0 +1,233 @@
+"""The push hook on the embedded log: who is pushed to, when, and under which ids."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from chatcluster.backends.memory import MemoryPresence
+from chatcluster.backends.sqlite import SqliteLog
+from chatcluster.core.envelope import Status
+from chatcluster.core.metrics import Metrics
+from chatcluster.core.presence import SENTINEL
+from chatcluster.core.records import (
+    INBOX,
+    NOTIFICATIONS,
+    MessageRecord,
+    Notification,
+    Reference,
+    decode_notification,
+    encode,
+    user_key,
+)
+from chatcluster.ports import Beat, Posted, Unavailable
+from chatcluster.services.persister.push import PushService
+from chatcluster.services.persister.push_settings import PushSettings
+from chatcluster.services.persister.push_webhook import WebhookService
+from chatcluster.services.persister.settings import PersisterSettings
+from jumping import LoopClock
+
+Jump = Callable[[Coroutine[Any, Any, None]], None]
+LONG = 10_000_000
+
+
+class Down(MemoryPresence):
+    """Never answers."""
+
+    async def sessions(self, users: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, tuple[Status, int]]]:
+        raise Unavailable("down")
+
+
+class World:
+    def __init__(self, log: SqliteLog, clock: LoopClock, presence: MemoryPresence) -> None:
+        self.log, self.clock, self.presence = log, clock, presence
+
+    async def settle(self) -> None:
+        """The presence store is old enough to be believed."""
+        await self.presence.touch([Beat(*SENTINEL, "node", "online")], ttl=LONG)
+        await asyncio.sleep(61)
+
+    async def say(self, id: int, users: Sequence[str], body: str = "hello") -> None:  # noqa: A002
+        for user in users:
+            message = MessageRecord("t", "room", id, "ann", "c", 1, 0, body)
+            self.log.append(INBOX, user_key("t", user), encode(Reference("t", user, id, message)), lambda _: None)
+        await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def pushing(self, settings: PushSettings = PushSettings()) -> AsyncIterator[None]:  # noqa: B008
+        service = PushService(
+            log=self.log,
+            inbox=self.log.consumer("push", INBOX),
+            presence=self.presence,
+            clock=self.clock,
+            metrics=Metrics(),
+            settings=settings,
+            persister=PersisterSettings(),
+        )
+        task = asyncio.create_task(service.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def found(self) -> list[Notification]:
+        return [decode_notification(entry.value) for entry in await self.log.read(NOTIFICATIONS, 0, 0, 1_000)]
+
+
+@asynccontextmanager
+async def world(data: Path, kind: type[MemoryPresence] = MemoryPresence) -> AsyncIterator[World]:
+    clock = LoopClock()
+    topics = {INBOX: 2, NOTIFICATIONS: 1}
+    async with SqliteLog.open(data, clock=clock, metrics=Metrics(), partitions=topics) as log:
+        yield World(log, clock, kind(clock=clock))
+
+
+def test_those_without_a_session_are_pushed_to_once_per_message(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            await here.presence.touch([Beat("t", "bob", "s", "away")], ttl=LONG)
+            await here.say(7, ["ann", "bob", "cid", "dan"], "x" * 500)
+            await here.say(8, ["cid"])
+            async with here.pushing(PushSettings(preview=10)):
+                await asyncio.sleep(30)
+            first, second = await here.found()
+            assert (first.message_id, first.users, first.preview) == (7, ["cid", "dan"], "x" * 10)
+            assert second.users == ["cid"]
+            assert first.collapse_key == second.collapse_key
+            assert first.id != second.id
+
+    jump(run())
+
+
+def test_who_comes_back_within_the_delay_is_left_alone(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            async with here.pushing():
+                await here.say(7, ["bob"])
+                await asyncio.sleep(2)
+                await here.presence.touch([Beat("t", "bob", "s", "online")], ttl=LONG)
+                await asyncio.sleep(30)
+            assert await here.found() == []
+
+    jump(run())
+
+
+def test_a_replay_gives_the_same_notification(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            await here.say(7, ["bob", "cid"])
+            async with here.pushing():
+                await asyncio.sleep(30)
+            here.log.move("push", INBOX, {0: 0, 1: 0})
+            async with here.pushing():
+                await asyncio.sleep(30)
+            first, second = await here.found()
+            assert first == second
+
+    jump(run())
+
+
+def test_a_wiped_presence_pushes_to_nobody_before_sessions_had_time_to_beat(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.presence.touch([Beat(*SENTINEL, "node", "online")], ttl=LONG)
+            async with here.pushing():
+                await here.say(7, ["bob", "cid"])
+                await asyncio.sleep(20)
+                await here.presence.touch([Beat("t", "bob", "s", "online")], ttl=LONG)
+                assert await here.found() == []
+                await asyncio.sleep(100)
+            (one,) = await here.found()
+            assert one.users == ["cid"]
+
+    jump(run())
+
+
+def test_presence_that_never_answers_means_a_push(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path, Down) as here:
+            async with here.pushing():
+                await here.say(7, ["bob"])
+                await asyncio.sleep(60)
+                assert await here.found() == []
+                await asyncio.sleep(120)
+            assert len(await here.found()) == 1
+
+    jump(run())
+
+
+def test_an_old_backlog_is_not_pushed(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            await here.say(7, ["bob"])
+            await asyncio.sleep(4_000)
+            async with here.pushing():
+                await asyncio.sleep(30)
+            assert await here.found() == []
+
+    jump(run())
+
+
+class Scripted:
+    """A receiver with the given answers, the last one for ever."""
+
+    def __init__(self, *answers: Posted) -> None:
+        self.answers = list(answers)
+        self.posts: list[str] = []
+
+    async def post(self, id: str, body: bytes) -> Posted:  # noqa: A002
+        self.posts.append(id)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+async def deliver(here: World, hook: Scripted, seconds: float, settings: PushSettings) -> None:
+    notification = Notification("t", "room", 7, "ann", ["bob"], "", "key", "7-1", here.clock.now())
+    here.log.append(NOTIFICATIONS, "t/room", encode(notification), lambda _: None)
+    await asyncio.sleep(0.1)
+    service = WebhookService(
+        notifications=here.log.consumer("webhook", NOTIFICATIONS),
+        webhook=hook,
+        clock=here.clock,
+        metrics=Metrics(),
+        settings=settings,
+        persister=PersisterSettings(),
+    )
+    task = asyncio.create_task(service.run())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def test_a_post_is_tried_again_under_the_same_id(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            hook = Scripted(Posted("later"), Posted("later", 20.0), Posted("taken"))
+            await deliver(here, hook, 100, PushSettings())
+            assert len(hook.posts) == 3
+            assert len(set(hook.posts)) == 1
+
+    jump(run())
+
+
+def test_a_dead_webhook_does_not_block_for_ever(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            hook = Scripted(Posted("later"))
+            await deliver(here, hook, 700, PushSettings(max_age=300))
+            tries = len(hook.posts)
+            hook.answers = [Posted("taken")]
+            await deliver(here, hook, 30, PushSettings(max_age=300))
+            assert len(hook.posts) == tries + 1  # the new one alone: the first was given up and committed
+
+    jump(run())
