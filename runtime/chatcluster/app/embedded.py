@@ -17,7 +17,6 @@ import msgspec
 from chatcluster.app.clock import SystemClock
 from chatcluster.app.platform_settings import PlatformSettings
 from chatcluster.app.settings import BadSettings
-from chatcluster.app.webhook import open_webhook
 from chatcluster.backends.memory.bus import MemoryBuses
 from chatcluster.backends.memory.dedupe import MemoryDedupe
 from chatcluster.backends.memory.presence import MemoryPresence
@@ -198,6 +197,8 @@ async def embedded(
                 )
             )
             if settings.push.webhook_url:
+                from chatcluster.app.webhook import open_webhook
+
                 webhook = await stack.enter_async_context(
                     open_webhook(
                         url=settings.push.webhook_url,
