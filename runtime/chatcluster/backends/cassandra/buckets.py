@@ -7,8 +7,6 @@ below is part of the data: it must never change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 _MINUTE = 60_000
 _DAY = 1_440
 MINUTES = (30 * _DAY, 10 * _DAY, 2 * _DAY, 720, 120, 30, 5)
@@ -44,16 +42,3 @@ def end(bucket: int) -> int:
 def covers(bucket: int, time: int) -> bool:
     """Whether a row of this time may stand in it."""
     return start(bucket) <= time < end(bucket)
-
-
-def groups(buckets: Iterable[int]) -> list[list[int]]:
-    """Ascending groups: buckets of one group overlap and must be merged, those of different ones never mix."""
-    found: list[list[int]] = []
-    until = -1
-    for bucket in sorted(buckets):
-        if found and start(bucket) < until:
-            found[-1].append(bucket)
-        else:
-            found.append([bucket])
-        until = max(until, end(bucket))
-    return found

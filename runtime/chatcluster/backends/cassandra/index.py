@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from chatcluster.backends.cassandra.buckets import SLACK, end
 from chatcluster.backends.cassandra.cluster import CassandraLink
@@ -27,23 +27,34 @@ T = TypeVar("T")
 
 
 class Flights:
-    """Identical reads in flight share one."""
+    """Identical reads share one: whoever comes while one waits for its turn joins it.
+
+    A read that has begun is not joined, because it may have passed the row that the newcomer must see. Its result
+    starts the next one: so a crowd costs two reads, one under way and one behind it.
+    """
 
     def __init__(self) -> None:
-        self._flying: dict[object, asyncio.Task[object]] = {}
+        self._flying: dict[object, asyncio.Task[Any]] = {}
+        self._next: dict[object, asyncio.Task[Any]] = {}
 
-    async def share(self, key: object, read: Callable[[], Awaitable[T]]) -> T:
-        """The answer of a read that began after this call, or of one under way that others began before.
-
-        Whoever asks gets what the rows said at some moment during the call, but for rows written between the
-        start of the shared read and this call; see ``CassandraReads.history``.
-        """
-        task = self._flying.get(key)
+    async def share(self, key: object, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer of a read that began after this call."""
+        task: asyncio.Task[T] | None = self._next.get(key)
         if task is None:
-            task = asyncio.ensure_future(read())  # type: ignore[arg-type]
-            self._flying[key] = task
-            task.add_done_callback(lambda _: self._flying.pop(key, None))
-        return await asyncio.shield(task)  # type: ignore[return-value]
+            before = self._flying.get(key)
+            task = asyncio.get_running_loop().create_task(self._fly(key, before, read))
+            (self._flying if before is None else self._next)[key] = task
+        return await asyncio.shield(task)
+
+    async def _fly(self, key: object, before: asyncio.Task[Any] | None, read: Callable[[], Awaitable[T]]) -> T:
+        if before is not None:
+            await asyncio.wait([before])
+            self._flying[key] = self._next.pop(key)
+        try:
+            return await read()
+        finally:
+            if self._flying.get(key) is asyncio.current_task():
+                del self._flying[key]
 
 
 class Index:

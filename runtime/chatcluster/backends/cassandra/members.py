@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from chatcluster.backends.cassandra import rows as cells
-from chatcluster.backends.cassandra.cluster import CassandraLink
+from chatcluster.backends.cassandra.cluster import CassandraLink, Rows
+from chatcluster.backends.cassandra.index import Flights
 from chatcluster.backends.cassandra.reads import chunks, in_texts, together
-from chatcluster.backends.cassandra.rows import MAX, REVOCATION_SLICES, int4, long, routing_key
+from chatcluster.backends.cassandra.rows import MAX, REVOCATION_SLICES, SLICES, int4, long, routing_key
 from chatcluster.core.cursor import START
 from chatcluster.core.rows import (
     MemberRow,
@@ -20,19 +22,27 @@ from chatcluster.core.rows import (
 )
 
 MAX_REVOCATIONS = 100_000
-_SLICE = int4(0)
+LARGE = 10_000
+"""Large channels remembered as such."""
+ALL_SLICES = tuple(range(SLICES + 1))
 
 
 class ChannelReads:
     """The part of ``StoreReader`` that is about channels, members and users."""
 
-    def __init__(self, link: CassandraLink) -> None:
-        self._link = link
+    _link: CassandraLink
+    _flights: Flights
+
+    def __init__(self) -> None:
+        self._sliced: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
 
     # -- channels -------------------------------------------------------------------------------------------
 
     async def channel(self, tenant: str, channel: str) -> StoredChannel | None:
         """See the port."""
+        return await self._flights.share(("channel", tenant, channel), lambda: self._channel(tenant, channel))
+
+    async def _channel(self, tenant: str, channel: str) -> StoredChannel | None:
         partition = tenant.encode(), channel.encode()
         key = routing_key(*partition)
         newest = (*partition, long(MAX))
@@ -73,46 +83,81 @@ class ChannelReads:
         self, tenant: str, channel: str, users: Sequence[str], *, at: int | None = None
     ) -> Mapping[str, Membership]:
         """See the port."""
-        partition = tenant.encode(), channel.encode(), _SLICE
-        key = routing_key(*partition)
         until = long(MAX if at is None else at)
+        partition = tenant.encode(), channel.encode()
         pages = await together(
-            self._link.ask("member", (*partition, user.encode(), until), key) for user in dict.fromkeys(users)
+            self._ask("member", partition, slice_, user.encode(), until)
+            for user in dict.fromkeys(users)
+            for slice_ in (0, cells.user_slice(user))
         )
-        return {
-            user: Membership(user, cells.member_of(state)[0], offset) for page in pages for user, offset, state in page
-        }
+        found: dict[str, Membership] = {}
+        for page in pages:
+            for user, offset, state in page:
+                if user not in found or offset > found[user].offset:
+                    found[user] = Membership(user, cells.member_of(state)[0], offset)
+        return found
 
     async def members(self, tenant: str, channel: str, *, after: str, limit: int) -> Sequence[Membership]:
         """See the port."""
-        partition = tenant.encode(), channel.encode(), _SLICE
-        key = routing_key(*partition)
+        partition = tenant.encode(), channel.encode()
+        slices = await self._slices(partition)
+        size = limit + 16 if len(slices) == 1 else limit // SLICES * 2 + 16
         found: list[Membership] = []
-        while True:
-            page = await self._link.ask("members_after", (*partition, after.encode(), int4(2 * limit + 16)), key)
-            for user, offset, state in page:
-                if user == after:
-                    continue  # an older row of the same user
-                after = user
+        while len(found) < limit:
+            pages = await together(
+                self._ask("members_after", partition, slice_, after.encode(), int4(size)) for slice_ in slices
+            )
+            newest: dict[str, tuple[int, bytes]] = {}
+            for page in pages:
+                for user, offset, state in page:
+                    if user not in newest or offset > newest[user][0]:
+                        newest[user] = offset, state
+            # A full page may end before others: beyond its last user there may be more of its slice.
+            last = min((page[-1][0].encode() for page in pages if len(page) >= size), default=None)
+            for user in sorted(newest, key=str.encode):
+                if last is not None and user.encode() > last:
+                    break
+                offset, state = newest[user]
                 role = cells.member_of(state)[0]
                 if role is not None:
                     found.append(Membership(user, role, offset))
-                    if len(found) >= limit:
-                        return found
-            if len(page) < 2 * limit + 16:
-                return found
+            if last is None:
+                break
+            after = last.decode()
+        return found[:limit]
 
     async def member_rows(self, tenant: str, channel: str, *, below: int) -> Sequence[MemberRow]:
         """See the port."""
-        partition = tenant.encode(), channel.encode(), _SLICE
-        found: list[MemberRow] = []
-        last: str | None = None
-        for user, offset, state in await self._link.ask("members_all", partition, routing_key(*partition)):
-            if user != last and offset < below:
-                last = user
-                role, count = cells.member_of(state)
-                found.append(MemberRow(tenant, channel, user, offset, role, count))
-        return found
+        key = ("member_rows", tenant, channel, below)
+        return await self._flights.share(key, lambda: self._member_rows(tenant, channel, below))
+
+    async def _member_rows(self, tenant: str, channel: str, below: int) -> Sequence[MemberRow]:
+        partition = tenant.encode(), channel.encode()
+        found: dict[str, MemberRow] = {}
+        for page in await together(
+            self._ask("members_all", partition, slice_) for slice_ in await self._slices(partition)
+        ):
+            for user, offset, state in page:
+                if offset < below and (user not in found or offset > found[user].offset):
+                    role, count = cells.member_of(state)
+                    found[user] = MemberRow(tenant, channel, user, offset, role, count)
+        return list(found.values())
+
+    async def _slices(self, partition: tuple[bytes, bytes]) -> Sequence[int]:
+        """Where member rows of the channel may stand. Once it was large it is so for ever."""
+        if partition in self._sliced:
+            return ALL_SLICES
+        for (sliced,) in await self._ask("sliced", partition, 0):
+            if sliced:
+                self._sliced[partition] = None
+                while len(self._sliced) > LARGE:
+                    self._sliced.popitem(last=False)
+                return ALL_SLICES
+        return (0,)
+
+    async def _ask(self, name: str, partition: tuple[bytes, bytes], slice_: int, *values: bytes) -> Rows:
+        slot = int4(slice_)
+        return await self._link.ask(name, (*partition, slot, *values), routing_key(*partition, slot))
 
     async def newest_member_row(self, tenant: str, channel: str, *, below: int) -> MemberRow | None:
         """See the port."""

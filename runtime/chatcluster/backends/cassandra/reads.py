@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from chatcluster.backends.cassandra import rows as cells
-from chatcluster.backends.cassandra.buckets import SLACK, bucket_at, covers, end, groups, start
+from chatcluster.backends.cassandra.buckets import SLACK, bucket_at, covers, end, start
 from chatcluster.backends.cassandra.cluster import CassandraLink, Rows
-from chatcluster.backends.cassandra.index import Index
+from chatcluster.backends.cassandra.index import Flights, Index
 from chatcluster.backends.cassandra.rows import Entry, Found, int4, long, routing_key
 from chatcluster.core.ids import id_time
 from chatcluster.core.records import EventRecord
@@ -59,6 +59,7 @@ class EventReads:
         self._link = link
         self._level = level
         self._index = Index(link, clock)
+        self._flights = Flights()
 
     async def _buckets(self, tenant: str, channel: str) -> list[int]:
         return [bucket for bucket, _ in await self._index.buckets(f"m:{tenant}/{channel}")]
@@ -69,68 +70,60 @@ class EventReads:
         self, tenant: str, channel: str, *, before: int | None, after: int | None, limit: int
     ) -> Sequence[StoredMessage]:
         """See the port."""
+        key = ("history", tenant, channel, before, after, limit)
+        return await self._flights.share(key, lambda: self._history(tenant, channel, before, after, limit))
+
+    async def _history(
+        self, tenant: str, channel: str, before: int | None, after: int | None, limit: int
+    ) -> Sequence[StoredMessage]:
+        """Bucket by bucket from one end, merged by id, until the page is full and no unread bucket can add to it."""
+        partition = tenant.encode(), channel.encode()
+        up = after is not None
         low = -1 if after is None else after
         high = _MAX if before is None else before
-        partition = tenant.encode(), channel.encode()
-        groups_ = groups(await self._buckets(tenant, channel))
-        found: list[StoredMessage] = []
-        for group in groups_ if after is not None else reversed(groups_):
-            if max(map(end, group)) <= id_time(max(0, low)) or min(map(start, group)) > id_time(high):
-                continue
-            found += await self._page(partition, channel, group, low, high, limit - len(found), up=after is not None)
-            if len(found) >= limit:
-                break
-        return sorted(found, key=lambda message: message.id)
+        mine = [
+            bucket
+            for bucket in await self._buckets(tenant, channel)
+            if end(bucket) > id_time(max(0, low)) and start(bucket) <= id_time(max(0, high))
+        ]
+        mine.sort(key=start if up else end, reverse=up)  # the next one to read is the last
+        name = "history_up" if up else "history_down"
+        found: dict[int, Found] = {}
+        edges: dict[int, int] = {}  # bucket: last id of its full page; beyond it there may be more
 
-    async def _page(
-        self,
-        partition: tuple[bytes, bytes],
-        channel: str,
-        group: list[int],
-        low: int,
-        high: int,
-        limit: int,
-        *,
-        up: bool,
-    ) -> list[StoredMessage]:
-        """Up to ``limit`` messages of overlapping buckets from one end."""
-        found: list[StoredMessage] = []
-        while limit > 0:
-            bounds = (long(low), long(high)) if up else (long(high), long(low))
-            pages = await together(
-                self._link.ask(
-                    "history_up" if up else "history_down",
-                    (*partition, long(bucket), *bounds, int4(limit)),
-                    routing_key(*partition, long(bucket)),
-                )
-                for bucket in group
-            )
-            merged: dict[int, Found] = {}
-            # Beyond the last row of a full page its bucket may have more: only rows up to there are known whole.
-            edge = None
-            for page in pages:
-                for number, *parts in page:
-                    one = Found(*parts)
-                    if number in merged:
-                        merged[number].merge(one)
-                    else:
-                        merged[number] = one
-                if len(page) >= limit:
-                    last = page[-1][0]
-                    edge = last if edge is None else min(edge, last) if up else max(edge, last)
-            for number in sorted(merged, reverse=not up):
-                if edge is not None and (number > edge if up else number < edge):
+        def sure(number: int) -> bool:
+            """Whether all that is said of this id is read."""
+            for edge in edges.values():
+                if number > edge if up else number < edge:
+                    return False
+            return not mine or (id_time(number) < start(mine[-1]) if up else id_time(number) >= end(mine[-1]))
+
+        while True:
+            page = []
+            for number in sorted(found, reverse=not up):
+                if len(page) == limit or not sure(number):
                     break
-                message = cells.stored_message(channel, number, merged[number])
+                message = cells.stored_message(channel, number, found[number])
                 if message is not None:
-                    found.append(message)
-                    limit -= 1
-                    if not limit:
-                        break
-            if edge is None:
-                break
-            low, high = (edge, high) if up else (low, edge)
-        return found
+                    page.append(message)
+            if len(page) == limit or not (mine or edges):
+                return page if up else page[::-1]
+            # Whatever holds the page up: the full page that ends first, or the next bucket.
+            bucket = (min if up else max)(edges, key=lambda one: edges[one]) if edges else mine.pop()
+            if edges and mine and not _beyond(edges[bucket], mine[-1], up=up):
+                bucket = mine.pop()
+            edge = edges.pop(bucket, low if up else high)
+            bounds = (long(edge), long(high)) if up else (long(edge), long(low))
+            values = (*partition, long(bucket), *bounds, int4(limit))
+            rows = await self._link.ask(name, values, routing_key(*partition, long(bucket)))
+            for number, *parts in rows:
+                one = Found(*parts)
+                if number in found:
+                    found[number].merge(one)
+                else:
+                    found[number] = one
+            if len(rows) >= limit:
+                edges[bucket] = rows[-1][0]
 
     async def messages(self, tenant: str, channel: str, ids: Sequence[int]) -> Mapping[int, StoredMessage]:
         """See the port."""
@@ -167,11 +160,12 @@ class EventReads:
 
     async def _head(self, tenant: str, channel: str) -> int:
         partition = tenant.encode(), channel.encode()
-        for group in reversed(groups(await self._buckets(tenant, channel))):
-            newest = max(await together(self._newest_id(partition, bucket) for bucket in group))
-            if newest >= 0:
-                return newest
-        return -1
+        newest = -1
+        for bucket in sorted(await self._buckets(tenant, channel), key=end, reverse=True):
+            if newest >= 0 and id_time(newest) >= end(bucket):
+                break
+            newest = max(newest, await self._newest_id(partition, bucket))
+        return newest
 
     async def _newest_id(self, partition: tuple[bytes, bytes], bucket: int) -> int:
         key = routing_key(*partition, long(bucket))
@@ -188,15 +182,12 @@ class EventReads:
     async def count_after(self, tenant: str, channel: str, after: int, *, limit: int) -> int:
         """See the port."""
         partition = tenant.encode(), channel.encode()
-        count = 0
-        for group in reversed(groups(await self._buckets(tenant, channel))):
-            if max(map(end, group)) <= id_time(max(0, after)):
+        ids: set[int] = set()
+        for bucket in sorted(await self._buckets(tenant, channel), key=end, reverse=True):
+            if end(bucket) <= id_time(max(0, after)) or len(ids) >= limit:
                 break
-            pages = await together(self._ids_after(partition, bucket, after, limit - count) for bucket in group)
-            count += len(set().union(*pages))
-            if count >= limit:
-                return limit
-        return count
+            ids |= await self._ids_after(partition, bucket, after, limit)
+        return min(limit, len(ids))
 
     async def _ids_after(self, partition: tuple[bytes, bytes], bucket: int, after: int, limit: int) -> set[int]:
         key = routing_key(*partition, long(bucket))
@@ -348,6 +339,11 @@ class EventReads:
                     else cells.event_record(cell)
                 )
         return records
+
+
+def _beyond(edge: int, bucket: int, *, up: bool) -> bool:
+    """Whether a full page ends before the next bucket can begin."""
+    return id_time(edge) < start(bucket) if up else id_time(edge) >= end(bucket)
 
 
 def _row(timeline: str, entry: Entry, records: Mapping[tuple[int, str, str, int], EventRecord]) -> TimelineRow:

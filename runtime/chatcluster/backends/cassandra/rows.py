@@ -40,6 +40,11 @@ MESSAGE, EVENT, INLINE = 0, 1, 2
 """Kind of a timeline's entry: where its record stands: in ``messages``, in ``events``, in the entry itself."""
 
 REVOCATION_SLICES = 16
+SLICE_MEMBERS = 5_000
+"""Members up to which a channel's member rows stand in slice 0; beyond, each user's go to one of the others.
+
+These numbers are part of the data: they must never change."""
+SLICES = 16
 BASE = EPOCH * 1000
 """Microseconds since 1970 to which offsets are added."""
 
@@ -137,6 +142,16 @@ def member(row: MemberRow, slice_: int) -> Cells:
     state = _pack((row.role, row.count))
     tenant, channel, user = row.tenant.encode(), row.channel.encode(), row.user.encode()
     return tenant, channel, int4(slice_), user, long(row.offset), state, by_offset(row.offset)
+
+
+def user_slice(user: str) -> int:
+    """Where a user's member rows of a large channel stand."""
+    return 1 + crc32(user.encode()) % SLICES
+
+
+def member_slice(row: MemberRow) -> int:
+    """By the size of the channel as the row knows it, so that a replay puts it in the same place."""
+    return 0 if row.count <= SLICE_MEMBERS else user_slice(row.user)
 
 
 def change(row: MemberRow) -> Cells:

@@ -23,8 +23,8 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
         "CREATE TABLE IF NOT EXISTS buckets (series text, bucket bigint, first bigint, "
         f"PRIMARY KEY (series, bucket)) WITH CLUSTERING ORDER BY (bucket DESC) AND {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS widths (series text, since bigint, level int, PRIMARY KEY (series, since)) "
-        f"WITH CLUSTERING ORDER BY (since DESC) AND {_LEVELED}",
+        "CREATE TABLE IF NOT EXISTS widths (slice int, series text, since bigint, level int, "
+        f"PRIMARY KEY (slice, series, since)) WITH {_LEVELED}",
         "CREATE TABLE IF NOT EXISTS messages (tenant text, channel text, bucket bigint, id bigint, first blob, "
         "edit blob, deleted bigint, reactions map<frozen<tuple<text, text>>, blob>, "
         "PRIMARY KEY ((tenant, channel, bucket), id)) WITH CLUSTERING ORDER BY (id DESC) AND " + _BY_TIME % 10,
@@ -62,7 +62,7 @@ TABLES = (
 
 INSERTS = {
     "bucket": "INSERT INTO buckets (series, bucket, first) VALUES (?, ?, ?) USING TIMESTAMP ?",
-    "width": "INSERT INTO widths (series, since, level) VALUES (?, ?, ?) USING TIMESTAMP ?",
+    "width": "INSERT INTO widths (slice, series, since, level) VALUES (0, ?, ?, ?) USING TIMESTAMP ? AND TTL ?",
     "message": "INSERT INTO messages (tenant, channel, bucket, id, first) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
     "edit": "INSERT INTO messages (tenant, channel, bucket, id, edit) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
     "delete": "INSERT INTO messages (tenant, channel, bucket, id, deleted) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
@@ -75,7 +75,9 @@ INSERTS = {
         "INSERT INTO members_by_channel (tenant, channel, slice, user, offset, state) "
         "VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
     ),
-    "sliced": "INSERT INTO members_by_channel (tenant, channel, slice, sliced) VALUES (?, ?, 0, true) USING TIMESTAMP ?",
+    "sliced": (
+        "INSERT INTO members_by_channel (tenant, channel, slice, sliced) VALUES (?, ?, ?, true) USING TIMESTAMP ?"
+    ),
     "change": (
         "INSERT INTO member_changes (tenant, channel, offset, count, user, state) "
         "VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
@@ -100,7 +102,7 @@ _MEMBER = "SELECT user, offset, state FROM members_by_channel WHERE tenant = ? A
 
 SELECTS = {
     "buckets": "SELECT bucket, first FROM buckets WHERE series = ?",
-    "widths": "SELECT since, level FROM widths WHERE series = ?",
+    "widths": "SELECT series, since, level FROM widths WHERE slice = ?",
     "history_down": f"{_MESSAGE} AND id < ? AND id > ? LIMIT ?",
     "history_up": f"{_MESSAGE} AND id > ? AND id < ? ORDER BY id ASC LIMIT ?",
     "messages": f"{_MESSAGE} AND id IN ?",
@@ -118,7 +120,7 @@ SELECTS = {
     "members_all": _MEMBER,
     "members_after": f"{_MEMBER} AND user > ? LIMIT ?",
     "member": f"{_MEMBER} AND user = ? AND offset <= ? LIMIT 1",
-    "sliced": "SELECT sliced FROM members_by_channel WHERE tenant = ? AND channel = ? AND slice = 0 LIMIT 1",
+    "sliced": "SELECT sliced FROM members_by_channel WHERE tenant = ? AND channel = ? AND slice = ? LIMIT 1",
     "channels_of": "SELECT channel, state FROM channels_by_user WHERE tenant = ? AND user = ? AND channel > ? LIMIT ?",
     "verdicts": ("SELECT offset, verdict FROM sends WHERE tenant = ? AND channel = ? AND sender = ? AND client_id = ?"),
     "read": "SELECT channel, message_id FROM read_cursors WHERE tenant = ? AND user = ? AND channel IN ?",

@@ -11,6 +11,7 @@ from chatcluster.backends.cassandra.members import ChannelReads
 from chatcluster.backends.cassandra.migrations import sane
 from chatcluster.backends.cassandra.reads import EventReads
 from chatcluster.backends.cassandra.settings import CassandraSettings
+from chatcluster.backends.cassandra.widths import Widths
 from chatcluster.backends.cassandra.writes import CassandraWrites
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.rows import AnyRow
@@ -24,7 +25,8 @@ class CassandraStore(EventReads, ChannelReads):
         level = level_of_days(settings.bucket_days)
         assert level is not None  # ``sane`` has seen it
         EventReads.__init__(self, link, clock, level)
-        self._writes = CassandraWrites(link, settings, level)
+        ChannelReads.__init__(self)
+        self._writes = CassandraWrites(link, settings, Widths(link, settings, clock=clock, level=level))
         self._clock = clock
         self._seconds = metrics.histogram("store_write_seconds", "Time of one write of the store.")
         self._written = metrics.counter("store_rows_total", "Rows written to the store.")

@@ -14,6 +14,7 @@ from chatcluster.backends.cassandra import rows as cells
 from chatcluster.backends.cassandra.buckets import SLACK, bucket_at, start
 from chatcluster.backends.cassandra.cluster import CassandraLink, Write
 from chatcluster.backends.cassandra.settings import CassandraSettings
+from chatcluster.backends.cassandra.widths import Widths
 from chatcluster.core.ids import id_time
 from chatcluster.core.rows import (
     AnyRow,
@@ -34,6 +35,8 @@ from chatcluster.core.rows import (
 
 REGISTERED = 200_000
 """Buckets remembered as registered."""
+ROW = 40
+"""Bytes that a row has beside its cell, about."""
 TURN = 500
 """Rows after which others on the loop get their turn."""
 
@@ -45,26 +48,29 @@ Parts = dict[Partition, list[Write]]
 class Round:
     """The rows of one call, as cells by partition."""
 
-    __slots__ = ("index", "parts")
+    __slots__ = ("index", "parts", "sliced")
 
     def __init__(self) -> None:
         self.parts: Parts = {}
+        self.sliced: dict[tuple[bytes, bytes], None] = {}  # channels with members beyond the first slice
         self.index: dict[tuple[str, int], int] = {}  # (series, bucket): its lowest offset here
 
 
 class CassandraWrites:
     """Port ``StoreWriter`` on a link."""
 
-    def __init__(self, link: CassandraLink, settings: CassandraSettings, level: int) -> None:
+    def __init__(self, link: CassandraLink, settings: CassandraSettings, widths: Widths) -> None:
         self._link = link
-        self._level = level
+        self._widths = widths
         self._rows = settings.batch_rows
         self._bytes = settings.batch_bytes
         self._ttl = cells.int4((settings.log_retention_hours + 24) * 3600)
         self._registered: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._sliced: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
 
     async def write(self, rows: Sequence[AnyRow]) -> None:
         """See the port."""
+        await self._widths.refresh()
         work = Round()
         for at, row in enumerate(rows):
             _ENCODERS[type(row)](self, row, work)
@@ -72,16 +78,19 @@ class CassandraWrites:
                 await asyncio.sleep(0)
         await self._register(work)
         await self._send(work.parts)
+        await self._widths.narrow()
 
-    # -- buckets --------------------------------------------------------------------------------------------
+    # -- what readers must find before the rows -------------------------------------------------------------
 
-    def _bucket(self, work: Round, series: str, time: int, offset: int) -> bytes:
-        bucket = bucket_at(time, self._level)
+    def _bucket(self, work: Round, series: str, time: int, offset: int) -> int:
+        bucket = bucket_at(time, self._widths.level(series, time))
         self._note(work, series, bucket, offset)
-        if time - start(bucket) < SLACK:
+        begin = start(bucket)
+        if time - begin < SLACK and begin:
             # A later row may have an earlier time: readers must know both once they know this one.
-            self._note(work, series, bucket_at(max(0, start(bucket) - 1), self._level), offset)
-        return long(bucket)
+            before = begin - 1
+            self._note(work, series, bucket_at(before, self._widths.level(series, before)), offset)
+        return bucket
 
     def _note(self, work: Round, series: str, bucket: int, offset: int) -> None:
         key = (series, bucket)
@@ -91,54 +100,69 @@ class CassandraWrites:
             work.index[key] = offset if noted is None else min(noted, offset)
 
     async def _register(self, work: Round) -> None:
-        if not work.index:
+        if not work.index and not work.sliced:
             return
         parts: Parts = {}
         for (series, bucket), offset in work.index.items():
             name = series.encode()
             write = (long(bucket), long(cells.MAX - offset), cells.by_time(start(bucket)))
             parts.setdefault((name,), []).append(("bucket", (name, *write)))
+        for key in work.sliced:
+            parts[*key, b"sliced"] = [("sliced", (*key, cells.int4(0), cells.by_offset(0)))]
         await self._send(parts)
-        registered = self._registered
-        for key, offset in work.index.items():
-            registered[key] = min(offset, registered.pop(key, offset))
-        while len(registered) > REGISTERED:
-            registered.popitem(last=False)
+        for bucket_key, offset in work.index.items():
+            self._registered[bucket_key] = min(offset, self._registered.pop(bucket_key, offset))
+        self._sliced.update(work.sliced)
+        for known in (self._registered, self._sliced):
+            while len(known) > REGISTERED:
+                known.popitem(last=False)  # type: ignore[attr-defined]
 
     # -- rows ------------------------------------------------------------------------------------------------
 
     def _message(self, row: MessageRow, work: Round) -> None:
-        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.id), 0)
-        values = cells.message(row, bucket)
+        series = f"m:{row.tenant}/{row.channel}"
+        bucket = self._bucket(work, series, id_time(row.id), 0)
+        values = cells.message(row, long(bucket))
+        self._widths.count(series, bucket, id_time(row.id), len(values[4]) + ROW)
         _add(work, values[:3], "message", values)
 
     def _edit(self, row: EditRow, work: Round) -> None:
-        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
-        values = cells.edit(row, bucket)
+        series = f"m:{row.tenant}/{row.channel}"
+        bucket = self._bucket(work, series, id_time(row.message_id), 0)
+        values = cells.edit(row, long(bucket))
         _add(work, values[:3], "edit", values)
 
     def _delete(self, row: DeleteRow, work: Round) -> None:
-        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
-        values = cells.delete(row, bucket)
+        series = f"m:{row.tenant}/{row.channel}"
+        bucket = self._bucket(work, series, id_time(row.message_id), 0)
+        values = cells.delete(row, long(bucket))
         _add(work, values[:3], "delete", values)
 
     def _reaction(self, row: ReactionRow, work: Round) -> None:
-        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.message_id), 0)
-        values = cells.reaction(row, bucket)
+        series = f"m:{row.tenant}/{row.channel}"
+        bucket = self._bucket(work, series, id_time(row.message_id), 0)
+        values = cells.reaction(row, long(bucket))
+        self._widths.count(series, bucket, id_time(row.message_id), len(values[1]) + ROW)
         _add(work, values[3:6], "reaction", values)
 
     def _event(self, row: EventRow, work: Round) -> None:
-        bucket = self._bucket(work, f"m:{row.tenant}/{row.channel}", id_time(row.id), 0)
-        values = cells.event(row, bucket)
-        _add(work, (*values[:3], b"e"), "event", values)
+        series = f"m:{row.tenant}/{row.channel}"
+        bucket = self._bucket(work, series, id_time(row.id), 0)
+        values = cells.event(row, long(bucket))
+        self._widths.count(series, bucket, id_time(row.id), len(values[4]) + ROW)
+        _add(work, (*values[:3], b"event"), "event", values)
 
     def _timeline(self, row: TimelineRow, work: Round) -> None:
         bucket = self._bucket(work, row.timeline, row.time, row.offset)
-        values = cells.timeline(row, bucket)
+        values = cells.timeline(row, long(bucket))
+        self._widths.count(row.timeline, bucket, row.time, len(values[3]) + ROW)
         _add(work, values[:2], "timeline", values)
 
     def _member(self, row: MemberRow, work: Round) -> None:
-        values = cells.member(row, 0)
+        slice_ = cells.member_slice(row)
+        values = cells.member(row, slice_)
+        if slice_ and values[:2] not in self._sliced:
+            work.sliced[values[:2]] = None
         _add(work, values[:3], "member", values)
         values = cells.change(row)
         _add(work, (*values[:2], b"change"), "change", values)
@@ -203,7 +227,7 @@ def _add(work: Round, partition: Partition, name: str, values: tuple[bytes, ...]
 
 
 _KEYS: dict[str, tuple[int, int]] = {
-    "bucket": (0, 1), "width": (0, 1), "message": (0, 3), "edit": (0, 3), "delete": (0, 3), "reaction": (3, 6),
+    "bucket": (0, 1), "sliced": (0, 3), "message": (0, 3), "edit": (0, 3), "delete": (0, 3), "reaction": (3, 6),
     "event": (0, 3), "member": (0, 3), "change": (0, 2), "channel": (0, 2), "route": (0, 2), "user_channel": (0, 2),
     "verdict": (0, 4), "timeline": (0, 2), "read": (0, 2), "revocation": (0, 1),
 }  # fmt: skip
