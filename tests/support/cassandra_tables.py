@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 
+import msgspec
 import pytest
 from cassandra.cluster import Session
 
@@ -57,3 +58,8 @@ def emptied(server: str, **others: object) -> CassandraSettings:
         if session.execute(f"SELECT * FROM {table} LIMIT 1").one() is not None:
             session.execute(f"TRUNCATE {table}")
     return settings_for(server, keyspace, **others)
+
+
+def changed(settings: CassandraSettings, **others: object) -> CassandraSettings:
+    """The same with some fields changed."""
+    return msgspec.structs.replace(settings, **others)

@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ def said(error: BaseException) -> str:
     """An error in a few words, without values and secrets."""
     if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict) and error.errors:
         kinds = sorted({type(one).__name__ for one in error.errors.values()})
+        if kinds == ["AuthenticationFailed"]:
+            return "the login was refused: see cassandra.username and cassandra.password_file"
         return f"no node answers ({', '.join(kinds)})"
     return type(error).__name__
 
@@ -175,6 +177,16 @@ class CassandraLink:
             return "no node is up"
         return None
 
+    def spread(self) -> bool:
+        """Whether there are more nodes than copies, so that partitions stand on different ones."""
+        cluster = self._cluster
+        return cluster is not None and len(cluster.metadata.all_hosts()) > self._settings.replication_factor
+
+    def replicas(self, key: bytes) -> frozenset[Any]:
+        """The nodes that hold a partition."""
+        cluster = self._cluster
+        return frozenset(() if cluster is None else cluster.metadata.get_replicas(self._settings.keyspace, key))
+
     # -- connecting -------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
@@ -217,10 +229,8 @@ class CassandraLink:
         self._arrived.append(item)
         if not self._woken:
             self._woken = True
-            try:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._hand_over)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits
 
     def _hand_over(self) -> None:
         self._woken = False

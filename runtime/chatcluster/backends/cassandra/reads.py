@@ -99,7 +99,7 @@ class EventReads:
             return not mine or (id_time(number) < start(mine[-1]) if up else id_time(number) >= end(mine[-1]))
 
         while True:
-            page = []
+            page: list[StoredMessage] = []
             for number in sorted(found, reverse=not up):
                 if len(page) == limit or not sure(number):
                     break

@@ -60,7 +60,7 @@ _edit = msgspec.msgpack.Decoder(tuple[str, dict[str, Any] | None]).decode
 _channel = msgspec.msgpack.Decoder(tuple[str, str | None, str, int]).decode
 _route = msgspec.msgpack.Decoder(tuple[str, int | None]).decode
 _role: Callable[[bytes], tuple[Role | None, int]] = msgspec.msgpack.Decoder(tuple[Role | None, int]).decode
-_user_channel: Callable[[bytes], Role | None] = msgspec.msgpack.Decoder(Role | None).decode  # type: ignore[arg-type]
+_user_channel: Callable[[bytes], Role | None] = msgspec.msgpack.Decoder(Role | None).decode
 
 _LOW = (1 << TIME_SHIFT) - 1
 Cells = tuple[bytes, ...]
@@ -301,7 +301,7 @@ def member_of(state: bytes) -> tuple[Role | None, int]:
 
 def user_channel_of(state: bytes) -> tuple[int, Role | None]:
     """Offset and role."""
-    return rank(state), _user_channel(memoryview(state)[8:])
+    return rank(state), _user_channel(state[8:])
 
 
 def verdict_of(key: tuple[str, str, str, str], offset: int, cell: bytes) -> VerdictRow:

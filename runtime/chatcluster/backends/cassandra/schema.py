@@ -21,10 +21,14 @@ _LEVELED = "compaction = {'class': 'LeveledCompactionStrategy'}"
 
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
-        "CREATE TABLE IF NOT EXISTS buckets (series text, bucket bigint, first bigint, "
-        f"PRIMARY KEY (series, bucket)) WITH CLUSTERING ORDER BY (bucket DESC) AND {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS widths (slice int, series text, since bigint, level int, "
-        f"PRIMARY KEY (slice, series, since)) WITH {_LEVELED}",
+        (
+            "CREATE TABLE IF NOT EXISTS buckets (series text, bucket bigint, first bigint, "
+            f"PRIMARY KEY (series, bucket)) WITH CLUSTERING ORDER BY (bucket DESC) AND {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS widths (slice int, series text, since bigint, level int, "
+            f"PRIMARY KEY (slice, series, since)) WITH {_LEVELED}"
+        ),
         "CREATE TABLE IF NOT EXISTS messages (tenant text, channel text, bucket bigint, id bigint, first blob, "
         "edit blob, deleted bigint, reactions map<frozen<tuple<text, text>>, blob>, "
         "PRIMARY KEY ((tenant, channel, bucket), id)) WITH CLUSTERING ORDER BY (id DESC) AND " + _BY_TIME % 10,
@@ -32,24 +36,38 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "PRIMARY KEY ((tenant, channel, bucket), id)) WITH " + _BY_TIME % 10,
         "CREATE TABLE IF NOT EXISTS timelines (timeline text, bucket bigint, offset bigint, entry blob, "
         "PRIMARY KEY ((timeline, bucket), offset)) WITH " + _BY_TIME % 10,
-        "CREATE TABLE IF NOT EXISTS channels (tenant text, channel text, state blob, PRIMARY KEY ((tenant, channel))) "
-        f"WITH {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS routes (tenant text, channel text, offset bigint, state blob, "
-        f"PRIMARY KEY ((tenant, channel), offset)) WITH CLUSTERING ORDER BY (offset DESC) AND {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS members_by_channel (tenant text, channel text, slice int, user text, "
-        "offset bigint, sliced boolean static, state blob, PRIMARY KEY ((tenant, channel, slice), user, offset)) "
-        f"WITH CLUSTERING ORDER BY (user ASC, offset DESC) AND {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS member_changes (tenant text, channel text, offset bigint, count int, user text, "
-        "state blob, PRIMARY KEY ((tenant, channel), offset, count, user)) "
-        f"WITH CLUSTERING ORDER BY (offset DESC, count DESC, user ASC) AND {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS channels_by_user (tenant text, user text, channel text, state blob, "
-        f"PRIMARY KEY ((tenant, user), channel)) WITH {_LEVELED}",
+        (
+            "CREATE TABLE IF NOT EXISTS channels (tenant text, channel text, state blob, "
+            f"PRIMARY KEY ((tenant, channel))) WITH {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS routes (tenant text, channel text, offset bigint, state blob, "
+            f"PRIMARY KEY ((tenant, channel), offset)) WITH CLUSTERING ORDER BY (offset DESC) AND {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS members_by_channel (tenant text, channel text, slice int, user text, "
+            "offset bigint, sliced boolean static, state blob, PRIMARY KEY ((tenant, channel, slice), user, offset)) "
+            f"WITH CLUSTERING ORDER BY (user ASC, offset DESC) AND {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS member_changes (tenant text, channel text, offset bigint, count int, "
+            "user text, state blob, PRIMARY KEY ((tenant, channel), offset, count, user)) "
+            f"WITH CLUSTERING ORDER BY (offset DESC, count DESC, user ASC) AND {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS channels_by_user (tenant text, user text, channel text, state blob, "
+            f"PRIMARY KEY ((tenant, user), channel)) WITH {_LEVELED}"
+        ),
         "CREATE TABLE IF NOT EXISTS sends (tenant text, channel text, sender text, client_id text, offset bigint, "
         "verdict blob, PRIMARY KEY ((tenant, channel, sender, client_id), offset)) WITH " + _BY_TIME % 1,
-        "CREATE TABLE IF NOT EXISTS read_cursors (tenant text, user text, channel text, message_id bigint, "
-        f"PRIMARY KEY ((tenant, user), channel)) WITH {_LEVELED}",
-        "CREATE TABLE IF NOT EXISTS revocations (slice int, tenant text, user text, before bigint, "
-        f"PRIMARY KEY (slice, tenant, user)) WITH {_LEVELED}",
+        (
+            "CREATE TABLE IF NOT EXISTS read_cursors (tenant text, user text, channel text, message_id bigint, "
+            f"PRIMARY KEY ((tenant, user), channel)) WITH {_LEVELED}"
+        ),
+        (
+            "CREATE TABLE IF NOT EXISTS revocations (slice int, tenant text, user text, before bigint, "
+            f"PRIMARY KEY (slice, tenant, user)) WITH {_LEVELED}"
+        ),
     ),
 }
 """Steps by version, each safe to repeat. Only ever add tables and columns: older code must go on working."""

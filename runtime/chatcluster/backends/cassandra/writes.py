@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from chatcluster.backends.cassandra import rows as cells
@@ -113,9 +113,8 @@ class CassandraWrites:
         for bucket_key, offset in work.index.items():
             self._registered[bucket_key] = min(offset, self._registered.pop(bucket_key, offset))
         self._sliced.update(work.sliced)
-        for known in (self._registered, self._sliced):
-            while len(known) > REGISTERED:
-                known.popitem(last=False)  # type: ignore[attr-defined]
+        _bound(self._registered)
+        _bound(self._sliced)
 
     # -- rows ------------------------------------------------------------------------------------------------
 
@@ -161,8 +160,8 @@ class CassandraWrites:
     def _member(self, row: MemberRow, work: Round) -> None:
         slice_ = cells.member_slice(row)
         values = cells.member(row, slice_)
-        if slice_ and values[:2] not in self._sliced:
-            work.sliced[values[:2]] = None
+        if slice_ and (values[0], values[1]) not in self._sliced:
+            work.sliced[values[0], values[1]] = None
         _add(work, values[:3], "member", values)
         values = cells.change(row)
         _add(work, (*values[:2], b"change"), "change", values)
@@ -195,11 +194,29 @@ class CassandraWrites:
 
     async def _send(self, parts: Parts) -> None:
         """Everything, acknowledged; raises what the first failure raised, after all have ended."""
+        if self._link.spread():
+            # A batch of partitions with the same copies goes to a node that holds them all.
+            sets: dict[frozenset[Any], list[list[Write]]] = {}
+            for writes in parts.values():
+                sets.setdefault(self._link.replicas(_key(writes[0])), []).append(writes)
+            batches = [batch for some in sets.values() for batch in self._cut(some)]
+        else:
+            batches = self._cut(parts.values())
+        if len(batches) == 1:
+            await self._link.send(*batches[0])
+            return
+        ended = await asyncio.gather(*(self._link.send(writes, key) for writes, key in batches), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    def _cut(self, parts: Iterable[list[Write]]) -> list[tuple[list[Write], bytes]]:
+        """Batches of bounded size, each with the key of a partition in it."""
         batches: list[tuple[list[Write], bytes]] = []
         batch: list[Write] = []
         size = 0
         most, room = self._rows, self._bytes
-        for writes in parts.values():
+        for writes in parts:
             for write in writes:
                 add = sum(map(len, write[1])) + 4 * len(write[1]) + 20
                 if batch and (len(batch) >= most or size + add > room):
@@ -209,13 +226,12 @@ class CassandraWrites:
                 size += add
         if batch:
             batches.append((batch, _key(batch[0])))
-        if len(batches) == 1:
-            await self._link.send(*batches[0])
-            return
-        ended = await asyncio.gather(*(self._link.send(writes, key) for writes, key in batches), return_exceptions=True)
-        for error in ended:
-            if isinstance(error, BaseException):
-                raise error
+        return batches
+
+
+def _bound(known: OrderedDict[Any, Any]) -> None:
+    while len(known) > REGISTERED:
+        known.popitem(last=False)
 
 
 def _add(work: Round, partition: Partition, name: str, values: tuple[bytes, ...]) -> None:

@@ -1,0 +1,292 @@
+"""The Cassandra store beside its twin: the same rows, whatever their order, give the same reads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import tempfile
+import time
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cassandra_tables
+from chatcluster.backends.cassandra import CassandraStore
+from chatcluster.backends.cassandra.buckets import LEVELS, MINUTES, bucket_at, covers, end, start
+from chatcluster.backends.sqlite import SqliteStore
+from chatcluster.core.ids import EPOCH, first_id
+from chatcluster.core.metrics import Metrics
+from chatcluster.core.records import AliasRecord, RouteRecord
+from chatcluster.core.rows import (
+    ChannelRow,
+    DeleteRow,
+    EditRow,
+    EventRow,
+    MemberRow,
+    MessageRow,
+    ReactionRow,
+    ReadCursorRow,
+    RevocationRow,
+    RouteRow,
+    TimelineRow,
+    UserChannelRow,
+    VerdictRow,
+)
+
+DAY = 86_400_000
+EDGE = bucket_at(EPOCH + 4_000 * DAY, 1)
+"""A bucket of 10 days; rows stand around its start."""
+TIMES = [start(EDGE) + shift for shift in (-25 * DAY, -DAY, -3_000, -1, 0, 1, 2_500, 200_000, DAY, 9 * DAY, 10 * DAY)]
+PEOPLE = ("amy", "bob")
+NEXT = count(time.time_ns())
+
+
+class Now:
+    def now(self):
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self):
+        return time.monotonic()
+
+
+@pytest.fixture
+def server(request):
+    return cassandra_tables.address(request)
+
+
+@pytest.fixture
+def table_settings(server):
+    return cassandra_tables.emptied(server)
+
+
+def row(tenant, kind, number, version, user):
+    """Rows whose content is a function of key and version, as those of a persister are. ``number``: a time."""
+    key = first_id(TIMES[number]) + number
+    late = first_id(TIMES[version]) + 7
+    offset = 10 * version
+    route = RouteRecord(tenant, "c", key, "u", "", 0, 0, "inbox", version)
+    alias = AliasRecord(tenant, "c", late, "u", "", 0, 0, 1)
+    # The time of a timeline's row hardly goes back: 3 s at most.
+    when = TIMES[version] - (2_900 if version % 3 == 0 else 0)
+    return {
+        "message": lambda: MessageRow(tenant, "c", key, offset, "u", f"x{number}", f"m{version}", {"v": version}),
+        "edit": lambda: EditRow(tenant, "c", key, late, f"e{version}", {"v": version} if version % 2 else None),
+        "delete": lambda: DeleteRow(tenant, "c", key, late),
+        "reaction": lambda: ReactionRow(tenant, "c", key, user, "👍", late + (user == "amy"), version % 2 == 0),
+        "member": lambda: MemberRow(
+            tenant, "c", user, offset, None if version % 3 == 0 else "member", 4_998 + version
+        ),
+        "channel": lambda: ChannelRow(tenant, "c", offset, "group", f"n{version}", "amy", 1),
+        "route": lambda: RouteRow(tenant, "c", offset, "inbox" if version % 2 else "channel", None),
+        "user": lambda: UserChannelRow(tenant, user, f"c{number}", offset, None if version % 3 == 0 else "member"),
+        "event": lambda: EventRow(tenant, "c", key + 1_000, offset, route),
+        "read": lambda: ReadCursorRow(tenant, user, "c", late),
+        "revocation": lambda: RevocationRow(tenant, user, TIMES[version]),
+        "timeline": lambda: TimelineRow(tenant, f"u:{tenant}/{user}", offset, offset - 10, 1, alias, when),
+        "verdict": lambda: VerdictRow(tenant, "c", user, "x", offset, key, key if version % 2 else None, when, 1),
+    }[kind]()  # fmt: skip
+
+
+KINDS = [
+    "message", "edit", "delete", "reaction", "member", "channel", "route", "user", "event", "read", "revocation",
+    "timeline", "verdict",
+]  # fmt: skip
+
+
+async def everything(store, tenant):
+    """What every read says, pages of several sizes and starts among them."""
+    ids = [first_id(at) + number for number, at in enumerate(TIMES)]
+    said = [
+        await store.channel(tenant, "c"),
+        [await store.memberships(tenant, "c", PEOPLE, at=at) for at in (None, 20, 40)],
+        await store.members(tenant, "c", after="", limit=9),
+        await store.members(tenant, "c", after="", limit=1),
+        [sorted(await store.member_rows(tenant, "c", below=below), key=lambda row: row.user) for below in (30, 990)],
+        [await store.newest_member_row(tenant, "c", below=below) for below in (31, 990)],
+        [await store.route(tenant, "c", below=below) for below in (30, 990)],
+        [await store.channels_of(tenant, user, after="", limit=9) for user in PEOPLE],
+        [await store.channels_of(tenant, user, after="c1", limit=1) for user in PEOPLE],
+        await store.has_events(tenant, [("c", one + more) for one in ids for more in (0, 1_000)]),
+        await store.messages(tenant, "c", ids),
+        await store.heads(tenant, ["c", "d"]),
+        [await store.count_after(tenant, "c", one, limit=limit) for one in ids for limit in (2, 99)],
+        [await store.read_cursors(tenant, user, ["c"]) for user in PEOPLE],
+        sorted((one for one in await store.revocations() if one.tenant == tenant), key=lambda row: row.user),
+        await store.newest([f"u:{tenant}/{user}" for user in PEOPLE]),
+        [await store.verdicts(tenant, "c", user, "x") for user in PEOPLE],
+    ]
+    for limit in (1, 3, 99):
+        said += [await store.history(tenant, "c", before=None, after=None, limit=limit)]
+        said += [await store.history(tenant, "c", before=one, after=None, limit=limit) for one in ids]
+        said += [await store.history(tenant, "c", before=None, after=one, limit=limit) for one in ids]
+        said += [
+            await store.timeline(f"u:{tenant}/{user}", after=after, limit=limit)
+            for user in PEOPLE
+            for after in (-1, 0, 10, 25, 30, 50, 60, 95)
+        ]
+    return said
+
+
+numbers = st.integers(0, len(TIMES) - 1)
+marks = st.lists(st.tuples(st.sampled_from(KINDS), numbers, numbers, st.sampled_from(PEOPLE)), min_size=1, max_size=40)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(marks=marks, seed=st.integers(0, 1000), hot=st.booleans())
+def test_shuffled_and_repeated_rows_read_as_from_sqlite(table_settings, marks, seed, hot):
+    chance = random.Random(seed)
+    tenant = f"t{next(NEXT)}"
+    rows = [row(tenant, *mark) for mark in marks]
+    # Append times follow offsets: a writer's rows of one timeline come in this order, replays in any.
+    shuffled = rows + chance.sample(rows, len(rows) // 2)
+    chance.shuffle(shuffled)
+    cut = chance.randrange(len(shuffled) + 1)
+
+    async def main():
+        folder = tempfile.mkdtemp()
+        one = cassandra_tables.changed(table_settings, hot_rows=2) if hot else table_settings
+        try:
+            async with SqliteStore.open(folder, clock=Now(), metrics=Metrics()) as twin:
+                await twin.write(rows)
+                expected = await everything(twin, tenant)
+            async with (
+                CassandraStore.open(one, clock=Now(), metrics=Metrics()) as store,
+                CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as zombie,
+            ):
+                await store.write(shuffled[:cut])
+                await zombie.write(shuffled[cut:])
+                await store.write(rows)
+                found = await everything(store, tenant)
+                await zombie.write(rows[:5])
+                again = await everything(zombie, tenant)
+        finally:
+            shutil.rmtree(folder)
+        for told, said, repeated in zip(expected, found, again, strict=True):
+            assert told == said
+            assert told == repeated
+
+    asyncio.run(main())
+
+
+def test_buckets_nest_and_cover_every_moment_once():
+    chance = random.Random(1)
+    for _ in range(500):
+        moment = chance.randrange(EPOCH, EPOCH * 3)
+        for level in range(LEVELS):
+            bucket = bucket_at(moment, level)
+            assert covers(bucket, moment)
+            assert end(bucket) - start(bucket) == MINUTES[level] * 60_000
+            assert bucket_at(start(bucket), level) == bucket
+            assert bucket_at(end(bucket), level) != bucket
+            if level:
+                outer = bucket_at(moment, level - 1)
+                assert start(outer) <= start(bucket)
+                assert end(bucket) <= end(outer)
+
+
+def test_a_reader_with_a_cached_index_finds_a_bucket_made_a_moment_ago(table_settings):
+    async def main():
+        tenant = "fresh"
+        alias = AliasRecord(tenant, "c", 1, "u", "", 0, 0, 1)
+        now = time.time_ns() // 1_000_000
+        async with (
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
+        ):
+            for at, moment in enumerate((now - 30 * DAY, now - 11 * DAY, now)):
+                await writer.write(
+                    [
+                        TimelineRow(tenant, "u:fresh/a", 10 + at, 9 + at, 1, alias, moment),
+                        MessageRow(tenant, "c", first_id(moment), at, "u", f"x{at}", "b"),
+                    ]
+                )
+                assert (await reader.newest(["u:fresh/a"]))["u:fresh/a"].offset == 10 + at
+                assert len(await reader.timeline("u:fresh/a", after=-1, limit=9)) == at + 1
+                assert await reader.heads(tenant, ["c"]) == {"c": first_id(moment)}
+                assert len(await reader.history(tenant, "c", before=None, after=None, limit=9)) == at + 1
+
+    asyncio.run(main())
+
+
+def test_a_hot_channel_gets_shorter_buckets_and_loses_nothing(table_settings):
+    """Also with a second writer that has not heard of them."""
+
+    async def main():
+        tenant = "hot"
+        hot = cassandra_tables.changed(table_settings, hot_rows=50)
+        begin = start(EDGE) + DAY
+        async with (
+            CassandraStore.open(hot, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as stale,
+        ):
+            ids = []
+            for minute in range(60):
+                rows = []
+                for second in range(0, 60, 2):
+                    moment = begin + minute * 60_000 + second * 1_000
+                    offset = 1_000 + minute * 60 + second
+                    ids.append(first_id(moment))
+                    message = MessageRow(tenant, "c", first_id(moment), offset, "u", f"x{offset}", "b")
+                    alias = AliasRecord(tenant, "c", first_id(moment), "u", "", 0, 0, 1)
+                    rows += [message, TimelineRow(tenant, "c:hot/c", offset, offset - 1, offset, alias, moment)]
+                await writer.write(rows)
+                if minute % 7 == 0:
+                    await stale.write(rows)
+            index = await writer._index.buckets("m:hot/c")
+            assert len(index) > 5, "an hour in one bucket would be too much"
+            for store in (writer, stale):
+                found = await store.history(tenant, "c", before=None, after=None, limit=5_000)
+                assert [one.id for one in found] == ids
+                paged, before = [], None
+                while page := await store.history(tenant, "c", before=before, after=None, limit=97):
+                    paged[:0] = [one.id for one in page]
+                    before = page[0].id
+                assert paged == ids
+                offsets, after = [], -1
+                while page := await store.timeline("c:hot/c", after=after, limit=61):
+                    offsets += [one.offset for one in page]
+                    after = offsets[-1]
+                assert len(offsets) == len(ids)
+                assert offsets == sorted(set(offsets))
+                assert await store.count_after(tenant, "c", ids[100], limit=9_999) == len(ids) - 101
+                assert await store.heads(tenant, ["c"]) == {"c": ids[-1]}
+                assert (await store.newest(["c:hot/c"]))["c:hot/c"].offset == offsets[-1]
+                assert len(await store.messages(tenant, "c", ids)) == len(ids)
+                assert len(await store.has_events(tenant, [("c", one) for one in ids])) == len(ids)
+
+    asyncio.run(main())
+
+
+def test_a_large_channel_is_sliced_and_read_as_one(table_settings):
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            names = [f"u{number:05}" for number in range(5_600)]
+            await store.write([MemberRow("t", "big", name, 10 + at, "member", at + 1) for at, name in enumerate(names)])
+            left = names[:50]
+            await store.write([MemberRow("t", "big", name, 9_000 + at, None, 5_500) for at, name in enumerate(left)])
+            found, after = [], ""
+            while page := await store.members("t", "big", after=after, limit=333):
+                found += [one.user for one in page]
+                after = found[-1]
+            assert found == names[50:]
+            assert len(await store.member_rows("t", "big", below=9_000)) == 5_600
+            some = await store.memberships("t", "big", names[:3] + names[-3:])
+            assert [some[name].role for name in names[:3] + names[-3:]] == [None] * 3 + ["member"] * 3
+            assert (await store.memberships("t", "big", names[:1], at=100))[names[0]].role == "member"
+
+    asyncio.run(main())
+
+
+def test_a_row_larger_than_a_batch_is_written(table_settings):
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            await store.write(
+                [MessageRow("t", "wide", n, n, "u", f"x{n}", "é" * 32_000, {"k": "v" * 100_000}) for n in range(5)]
+            )
+            found = await store.history("t", "wide", before=None, after=None, limit=9)
+            assert [len(one.body) for one in found] == [32_000] * 5
+
+    asyncio.run(main())
