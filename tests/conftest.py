@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 from jumping import JumpingLoop, LoopClock, run_to_end
 
+pytest_plugins = ["real_servers"]
+
 T = TypeVar("T")
 
 # No test fails because its machine was slow; CI runs the same examples every time, people run new ones.

@@ -1,0 +1,130 @@
+"""Real Cassandra: one or three nodes on 127.0.0.1 to 127.0.0.3."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from chatcluster_stack import fetch, ports
+from chatcluster_stack.processes import Group, Node
+
+# One token each, evenly spread: three nodes share the ring without waiting for each other's bootstrap.
+_TOKENS = {1: [0], 3: [-9223372036854775808, -3074457345618258603, 3074457345618258602]}
+_STORAGE = """\
+cluster_name: chatcluster
+num_tokens: 1
+auto_bootstrap: false
+partitioner: org.apache.cassandra.dht.Murmur3Partitioner
+endpoint_snitch: SimpleSnitch
+start_native_transport: true
+commitlog_sync: periodic
+commitlog_sync_period: 10000ms
+commitlog_segment_size: 16MiB
+commitlog_total_space: 256MiB
+concurrent_reads: 8
+concurrent_writes: 16
+concurrent_counter_writes: 4
+concurrent_compactors: 1
+memtable_heap_space: 96MiB
+memtable_offheap_space: 96MiB
+file_cache_enabled: false
+networking_cache_size: 32MiB
+key_cache_size: 8MiB
+disk_access_mode: mmap_index_only
+batch_size_warn_threshold: 64KiB
+batch_size_fail_threshold: 640KiB
+auto_snapshot: false
+dynamic_snitch: false
+write_request_timeout: 5000ms
+read_request_timeout: 5000ms
+"""
+
+
+def cassandra(
+    folder: Path, port: int, storage_port: int, jmx_port: int, *, count: int = 1, heap: str = "512m"
+) -> Group:
+    """``cassandra-1`` …; ``address`` is the first node's; node N's JMX listens at ``jmx_port`` + N - 1."""
+    nodes = [_node(folder, i, port, storage_port, jmx_port + i - 1, count, heap) for i in range(1, count + 1)]
+    wanted = [port, storage_port, *(jmx_port + i for i in range(count))]
+    return _Cassandra(nodes, ",".join(f"127.0.0.{i}:{port}" for i in range(1, count + 1)), wanted)
+
+
+class _Cassandra(Group):
+    def __init__(self, nodes: Sequence[Node], address: str, wanted: Sequence[int]) -> None:
+        super().__init__(nodes, address)
+        self._wanted = wanted
+
+    def start(self) -> None:
+        fetch.cassandra()
+        if all(node.pid is None for node in self.nodes.values()):
+            ports.check(self._wanted)
+        # The seed must answer first: others started beside it may give up with "Unable to gossip with any peers".
+        first, *others = self.nodes.values()
+        first.start()
+        for node in others:
+            node.start(wait=False)
+        for node in others:
+            node.wait_ready()
+
+
+def peers(address: str, port: int) -> int:
+    """Nodes that the one at this address knows, itself included; asked by CQL."""
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+    from cassandra.policies import WhiteListRoundRobinPolicy
+
+    only = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([address]), request_timeout=5)
+    client = Cluster(
+        [address], port=port, connect_timeout=5, protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: only}
+    )
+    try:
+        return 1 + len(list(client.connect().execute("SELECT peer FROM system.peers")))
+    finally:
+        client.shutdown()
+
+
+def _node(folder: Path, number: int, port: int, storage_port: int, jmx_port: int, count: int, heap: str) -> Node:
+    home, host = folder / f"cassandra-{number}", f"127.0.0.{number}"
+    data, conf = home / "data", home / "conf"
+    own = {
+        "initial_token": f'"{_TOKENS[count][number - 1]}"',
+        "seed_provider": (
+            "[{class_name: org.apache.cassandra.locator.SimpleSeedProvider, "
+            f'parameters: [{{seeds: "127.0.0.1:{storage_port}"}}]}}]'
+        ),
+        "listen_address": host,
+        "rpc_address": host,
+        "native_transport_port": port,
+        "storage_port": storage_port,
+        "data_file_directories": f"[{data / 'data'}]",
+        **{f"{what}_directory": data / what for what in ("commitlog", "hints", "saved_caches")},
+        "cdc_raw_directory": data / "cdc_raw",
+    }
+
+    def prepare() -> None:
+        conf.mkdir(parents=True, exist_ok=True)
+        shutil.copy(fetch.FILES / "cassandra-logback.xml", conf / "logback.xml")
+        (conf / "cassandra.yaml").write_text(_STORAGE + "".join(f"{key}: {value}\n" for key, value in own.items()))
+
+    lib = fetch.jars("cassandra")
+    archive = fetch.cache() / "cassandra" / "cassandra.jsa"
+    quick = ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off"] if archive.exists() else []
+    command = ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=256m", "-XX:+ExitOnOutOfMemoryError"]
+    command += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *quick, f"@{fetch.FILES / 'cassandra-jvm17.options'}"]
+    command += [f"-javaagent:{lib / 'jamm-0.4.0.jar'}", f"-Dcassandra.config=file://{conf / 'cassandra.yaml'}"]
+    command += [f"-Dlogback.configurationFile=file://{conf / 'logback.xml'}", f"-Dcassandra.storagedir={data}"]
+    command += [f"-Dcassandra.logdir={home}", "-Dcassandra-foreground=yes", f"-Dcassandra.jmx.local.port={jmx_port}"]
+    command += ["-Dcassandra.ring_delay_ms=1000", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]
+    command += ["-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.available_processors=2"]
+    command += ["-Dcassandra.consistent.rangemovement=false", "-cp", f"{lib}/*"]
+    command += ["org.apache.cassandra.service.CassandraDaemon"]
+    # A single answer before all know each other would let a test create a keyspace on half a ring.
+    known = count if number > 1 else 1
+    return Node(
+        f"cassandra-{number}",
+        command,
+        home,
+        prepare=prepare,
+        ready=lambda: peers(host, port) >= known,
+        patience=240,
+    )

@@ -1,0 +1,120 @@
+"""Real Redis, Kafka and Cassandra for tests: given by the environment, or started once per session.
+
+A variable ``CHATCLUSTER_TEST_...`` names a server that runs already. A server that cannot be had skips its tests
+on a developer's machine and fails them under CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from chatcluster_stack.fetch import Missing
+from chatcluster_stack.processes import Group
+from chatcluster_stack.servers import group, run_folder
+
+_STACK = f"tests-{os.getpid()}"
+
+
+def _started(kind: str) -> Iterator[Group]:
+    servers = group(kind, _STACK)
+    try:
+        try:
+            servers.start()
+        except Missing as missing:
+            if os.environ.get("CI"):
+                pytest.fail(f"{kind}: {missing}")
+            pytest.skip(f"{kind}: {missing}")
+        yield servers
+    finally:
+        servers.stop(wipe=True)
+        shutil.rmtree(run_folder(_STACK) / kind, ignore_errors=True)
+
+
+def _address(request: pytest.FixtureRequest, variable: str, nodes: str) -> str:
+    given = os.environ.get(variable)
+    if given:
+        return given
+    servers: Group = request.getfixturevalue(nodes)
+    return servers.address
+
+
+@pytest.fixture(scope="session")
+def redis_nodes() -> Iterator[Group]:
+    """``redis-1`` with its fault handles; always ours."""
+    yield from _started("redis")
+
+
+@pytest.fixture(scope="session")
+def redis2_nodes() -> Iterator[Group]:
+    """``redis-1`` and ``redis-2``, independent of each other, with their fault handles."""
+    yield from _started("redis2")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_nodes() -> Iterator[Group]:
+    """``redis-cluster-1..3`` with their fault handles."""
+    yield from _started("redis_cluster")
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel_nodes() -> Iterator[Group]:
+    """``redis-ha-1..3`` and ``sentinel-1..3`` with their fault handles."""
+    yield from _started("redis_sentinel")
+
+
+@pytest.fixture(scope="session")
+def kafka_nodes() -> Iterator[Group]:
+    """``kafka-1`` with its fault handles."""
+    yield from _started("kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka3_nodes() -> Iterator[Group]:
+    """``kafka-1..3`` with their fault handles."""
+    yield from _started("kafka3")
+
+
+@pytest.fixture(scope="session")
+def cassandra_nodes() -> Iterator[Group]:
+    """``cassandra-1`` with its fault handles."""
+    yield from _started("cassandra")
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest) -> str:
+    """host:port of a Redis."""
+    return _address(request, "CHATCLUSTER_TEST_REDIS", "redis_nodes")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(request: pytest.FixtureRequest) -> str:
+    """host:port of a node of a Redis cluster."""
+    return _address(request, "CHATCLUSTER_TEST_REDIS_CLUSTER", "redis_cluster_nodes")
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel(request: pytest.FixtureRequest) -> str:
+    """master@host:port of a sentinel."""
+    return _address(request, "CHATCLUSTER_TEST_REDIS_SENTINEL", "redis_sentinel_nodes")
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> str:
+    """Bootstrap list of a Kafka of one broker."""
+    return _address(request, "CHATCLUSTER_TEST_KAFKA", "kafka_nodes")
+
+
+@pytest.fixture(scope="session")
+def kafka3(request: pytest.FixtureRequest) -> str:
+    """Bootstrap list of a Kafka of three brokers."""
+    return _address(request, "CHATCLUSTER_TEST_KAFKA3", "kafka3_nodes")
+
+
+@pytest.fixture(scope="session")
+def cassandra(request: pytest.FixtureRequest) -> str:
+    """host:port of a Cassandra of one node."""
+    return _address(request, "CHATCLUSTER_TEST_CASSANDRA", "cassandra_nodes")
