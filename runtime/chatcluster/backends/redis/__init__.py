@@ -1,1 +1,18 @@
-"""Backends on redis."""
+"""Backends on Redis: the bus, tails, caches and leases. Nothing here is the truth; any of it may vanish."""
+
+from chatcluster.backends.redis.bus import RedisBus, RedisBuses
+from chatcluster.backends.redis.dedupe import RedisDedupe
+from chatcluster.backends.redis.settings import RedisSettings
+from chatcluster.backends.redis.shards import RedisShards
+from chatcluster.backends.redis.tails import RedisTails
+from chatcluster.backends.redis.workers import RedisWorkers
+
+__all__ = [
+    "RedisBus",
+    "RedisBuses",
+    "RedisDedupe",
+    "RedisSettings",
+    "RedisShards",
+    "RedisTails",
+    "RedisWorkers",
+]

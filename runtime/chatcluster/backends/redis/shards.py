@@ -1,0 +1,393 @@
+"""The nodes of a Redis: which one serves a place, commands by the batch, and whether each is still the same.
+
+A place is what a key belongs to (a timeline, a channel, a user's slice). All that belongs to one lives on one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from chatcluster.backends.redis.access import FilePassword, credentials, read_password, tls_arguments
+from chatcluster.backends.redis.settings import RedisSettings, split
+from chatcluster.core.metrics import Metrics
+from chatcluster.core.placement import place as placed
+from chatcluster.ports import Clock, Unavailable
+
+log = logging.getLogger(__name__)
+
+Command = tuple[Any, ...]
+Address = tuple[str, int]
+CLUSTER = "cluster"
+NOT_NOW = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "OOM",
+    "BUSY",
+    "NOAUTH",
+    "WRONGPASS",
+)
+
+
+def said(error: BaseException) -> str:
+    """An error in a word, without addresses and secrets."""
+    return type(error).__name__
+
+
+class Node:
+    """One server that holds data. ``generation``: connections made under another one are to be made anew."""
+
+    def __init__(self, name: str, address: Callable[[], Awaitable[Address]]) -> None:
+        self.name = name
+        self.address = address
+        self.generation = 0
+        self.identity: tuple[str, str] | None = None
+        self.problem: str | None = "not yet connected"
+
+
+class _Lane:
+    """A client of redis-py, the gate before it, and what is written without anybody waiting."""
+
+    def __init__(self, client: Redis | RedisCluster, settings: RedisSettings) -> None:
+        self.client = client
+        self.gate = asyncio.Semaphore(settings.connections)
+        self.posts: deque[tuple[str, Command]] = deque()
+        self.wake = asyncio.Event()
+
+
+class RedisShards:
+    """All nodes, opened once per process and settings; ports are made on it."""
+
+    def __init__(self, settings: RedisSettings, *, clock: Clock, metrics: Metrics) -> None:
+        self.settings = settings
+        self.prefix = settings.prefix
+        self._clock = clock
+        self.nodes: dict[str, Node] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._cluster: RedisCluster | None = None
+        self._sentinel: Sentinel | None = None
+        self._stale = False
+        self._everywhere: tuple[str, ...] = ()
+        self._gaps: list[Callable[[Node], None]] = []
+        self._moves: list[Callable[[], None]] = []
+        self._passwords = ""
+        self._dropped = metrics.counter("redis_posts_dropped_total", "Writes nobody waits for, dropped over the bound.")
+        self._failed = metrics.counter("redis_errors_total", "Commands that Redis did not answer or refused.")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: RedisSettings, *, clock: Clock, metrics: Metrics) -> AsyncIterator[RedisShards]:
+        """For the time of the block. Returns soon, connected or not; calls raise ``Unavailable`` meanwhile."""
+        shards = cls(settings, clock=clock, metrics=metrics)
+        shards._describe()
+        with suppress(OSError):
+            shards._passwords = read_password(settings.password_file)
+        await shards._look()
+        tasks = [asyncio.create_task(shards._watch(), name="redis-watch")]
+        tasks += [asyncio.create_task(shards._write(lane), name="redis-posts") for lane in shards._lanes.values()]
+        try:
+            yield shards
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for lane in shards._lanes.values():
+                with suppress(RedisError, OSError):
+                    await lane.client.aclose()
+            if shards._sentinel is not None:
+                for one in shards._sentinel.sentinels:
+                    with suppress(RedisError, OSError):
+                        await one.aclose()
+
+    def problems(self) -> str | None:
+        """What is wrong with which nodes; None when all answer."""
+        wrong = [f"{node.name}: {node.problem}" for node in self.nodes.values() if node.problem is not None]
+        if not self.nodes:
+            return "no node of the cluster answers"
+        return "; ".join(wrong) or None
+
+    # -- places -----------------------------------------------------------------------------------------------
+
+    def key(self, kind: str, place: str, rest: str = "") -> str:
+        """The key of a kind at a place; the braces keep a cluster from tearing a place apart."""
+        return f"{self.prefix}{kind}:{{{place}}}{rest}"
+
+    def node_of(self, place: str) -> Node | None:
+        """Where a place is served; None while a cluster's map is not known."""
+        if self._cluster is None:
+            return self.nodes[placed(place, self.nodes)]
+        try:
+            found = self._cluster.get_node_from_key(self.key("", place))
+        except RedisError:
+            return None
+        return None if found is None else self.nodes.get(found.name)
+
+    def everywhere(self) -> Sequence[str]:
+        """Places, one for each node (a cluster: two, which are likely to be apart)."""
+        if self._cluster is not None:
+            return ("everywhere-0", "everywhere-1")
+        if not self._everywhere:
+            found: dict[str, str] = {}
+            number = 0
+            while len(found) < len(self.nodes):
+                found.setdefault(placed(f"everywhere-{number}", self.nodes), f"everywhere-{number}")
+                number += 1
+            self._everywhere = tuple(found.values())
+        return self._everywhere
+
+    def on_gap(self, told: Callable[[Node], None]) -> None:
+        """``told`` when a node is not the one it was: its keys and what was published may be lost."""
+        self._gaps.append(told)
+
+    def on_move(self, told: Callable[[], None]) -> None:
+        """``told`` when places may be served by other nodes than before (cluster)."""
+        self._moves.append(told)
+
+    def doubt(self) -> None:
+        """A node said MOVED: look at the cluster's map again."""
+        self._stale = True
+
+    # -- commands ----------------------------------------------------------------------------------------------
+
+    async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+        """The answers of (place, command) in order; one pipeline per node, all at the same time.
+
+        Where a node did not answer or cannot now, ``Unavailable`` stands in place of the answer; other
+        refusals of the server stand as ``ResponseError``. Raises nothing.
+        """
+        answers: list[Any] = [None] * len(commands)
+        by_lane: dict[str, list[int]] = {}
+        for index, (place, _) in enumerate(commands):
+            by_lane.setdefault(CLUSTER if self._cluster is not None else placed(place, self.nodes), []).append(index)
+        size = self.settings.pipeline
+
+        async def one(name: str, found: list[int]) -> None:
+            # One after the other: commands of a place keep their order.
+            for at in range(0, len(found), size):
+                indexes = found[at : at + size]
+                got = await self._pipe(name, [commands[index][1] for index in indexes])
+                for index, answer in zip(indexes, got, strict=True):
+                    answers[index] = answer
+
+        if len(by_lane) == 1:
+            for name, found in by_lane.items():
+                await one(name, found)
+        else:
+            await asyncio.gather(*(one(name, found) for name, found in by_lane.items()))
+        return answers
+
+    async def ask(self, place: str, *command: Any) -> Any:
+        """The answer to one command. Raises ``Unavailable``."""
+        return settled((await self.run([(place, command)]))[0])
+
+    def post(self, place: str, *command: Any) -> None:
+        """Write some time soon, in order per node, best effort. Cannot block."""
+        lane = self._lanes[CLUSTER if self._cluster is not None else placed(place, self.nodes)]
+        if len(lane.posts) >= self.settings.posts:
+            self._dropped.add()
+            return
+        lane.posts.append((place, command))
+        lane.wake.set()
+
+    async def _write(self, lane: _Lane) -> None:
+        while True:
+            await lane.wake.wait()
+            lane.wake.clear()
+            while lane.posts:
+                await asyncio.sleep(0)  # what the same turn posts joins the batch
+                batch = [lane.posts.popleft() for _ in range(min(len(lane.posts), self.settings.pipeline))]
+                await self.run(batch)
+
+    async def _pipe(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        lane = self._lanes[name]
+        node = self.nodes.get(name)
+        if node is not None and node.problem is not None:
+            return [Unavailable(f"redis {name}: {node.problem}")] * len(commands)
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                await lane.gate.acquire()
+        except TimeoutError:
+            return [Unavailable(f"redis {name}: too many wait for a connection")] * len(commands)
+        try:
+            async with lane.client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    options = {"get": True} if command[0] == "SET" else {}
+                    pipe.execute_command(*command, **options)
+                got = await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failed.add(len(commands))
+            self._stale = True
+            return [Unavailable(f"redis {name}: {said(error)}")] * len(commands)
+        finally:
+            lane.gate.release()
+        return [self._judged(name, one) if isinstance(one, Exception) else one for one in got]
+
+    def _judged(self, name: str, error: Exception) -> Exception:
+        self._failed.add()
+        text = str(error)
+        if isinstance(error, ResponseError) and not text.startswith(NOT_NOW):
+            return error
+        return Unavailable(f"redis {name}: {said(error)}")
+
+    # -- describing and watching -------------------------------------------------------------------------------
+
+    def _describe(self) -> None:
+        settings = self.settings
+        how: dict[str, Any] = {
+            "credential_provider": credentials(settings),
+            "socket_connect_timeout": settings.connect_timeout,
+            "socket_timeout": settings.timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            **tls_arguments(settings),
+        }
+        if settings.mode == "cluster":
+            how["retry"] = Retry(NoBackoff(), 1)
+            starts = [ClusterNode(*split(address)) for address in settings.cluster]
+            self._cluster = RedisCluster(startup_nodes=starts, require_full_coverage=False, **how)
+            self._lanes[CLUSTER] = _Lane(self._cluster, settings)
+            return
+        if settings.sentinels:
+            secret = settings.sentinel_password_file
+            entry = {"credential_provider": FilePassword("", secret) if secret else None}
+            self._sentinel = Sentinel(
+                [split(address) for address in settings.sentinels], sentinel_kwargs={**how, **entry}, **how
+            )
+        for name in settings.shards:
+            self.nodes[name] = Node(name, self._address(name))
+            if self._sentinel is not None:
+                client = self._sentinel.master_for(name)
+            else:
+                host, port = split(name)
+                client = Redis(host=host, port=port, **how)
+            self._lanes[name] = _Lane(client, settings)
+
+    def _address(self, name: str) -> Callable[[], Awaitable[Address]]:
+        async def address() -> Address:
+            if self._sentinel is None:
+                return split(name)
+            try:
+                host, port = await self._sentinel.discover_master(name)
+            except (RedisError, MasterNotFoundError) as error:
+                raise ConnectionError(said(error)) from error
+            return str(host), int(port)
+
+        return address
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat)
+            await self._renew_passwords()
+            await self._look()
+
+    async def _look(self) -> None:
+        if self._cluster is not None:
+            await self._look_at_map(self._cluster)
+        await asyncio.gather(*(self._look_at(node) for node in list(self.nodes.values())))
+
+    async def _look_at_map(self, cluster: RedisCluster) -> None:
+        if not self._stale and self.nodes and self.problems() is None:
+            return
+        self._stale = False
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout * 2):
+                if self.nodes:
+                    await cluster.nodes_manager.initialize()
+                else:
+                    await cluster.initialize()
+        except (RedisError, OSError, TimeoutError):
+            self._stale = True
+            return
+        masters = {node.name: node for node in cluster.get_primaries()}
+        for name in [name for name in self.nodes if name not in masters]:
+            del self.nodes[name]
+        for name, found in masters.items():
+            if name not in self.nodes:
+                self.nodes[name] = Node(name, _fixed(found.host, int(found.port)))
+        for told in self._moves:
+            told()
+
+    async def _look_at(self, node: Node) -> None:
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout):
+                if self._cluster is not None:
+                    target = self._cluster.get_node(node_name=node.name)
+                    if target is None:
+                        return
+                    info = await self._cluster.execute_command("INFO", "replication", target_nodes=target)
+                    info = info.get(node.name, info)
+                else:
+                    info = await self._lanes[node.name].client.info("replication")
+        except (RedisError, OSError, TimeoutError) as error:
+            self._is(node, said(error))
+            return
+        if info["role"] != "master":
+            node.generation += 1
+            self._is(node, "is no master")
+            return
+        identity = (str(info["master_replid"]), "")
+        if node.identity is not None and node.identity != identity:
+            log.warning("redis: %s is not the server that it was: its tails are doubted", node.name)
+            node.generation += 1
+            for told in self._gaps:
+                told(node)
+        node.identity = identity
+        self._is(node, None)
+
+    def _is(self, node: Node, problem: str | None) -> None:
+        if problem == node.problem:
+            return
+        if problem is None:
+            log.info("redis: %s answers", node.name)
+        elif node.problem is None or node.identity is None:
+            log.warning("redis: %s does not answer: %s", node.name, problem)
+        node.problem = problem
+
+    async def _renew_passwords(self) -> None:
+        if not self.settings.password_file:
+            return
+        try:
+            now = read_password(self.settings.password_file)
+        except OSError:
+            return
+        if now != self._passwords:
+            self._passwords = now
+            log.info("redis: the password's file changed: connecting anew")
+            for node in self.nodes.values():
+                node.generation += 1
+            for lane in self._lanes.values():
+                if isinstance(lane.client, RedisCluster):
+                    self._stale = True
+                else:
+                    await lane.client.connection_pool.disconnect(inuse_connections=False)
+
+
+def settled(answer: Any) -> Any:
+    """The answer, or what stands in its place raised as ``Unavailable``."""
+    if isinstance(answer, Unavailable):
+        raise answer
+    if isinstance(answer, Exception):
+        raise Unavailable(f"redis refused: {said(answer)}") from answer
+    return answer
+
+
+def _fixed(host: str, port: int) -> Callable[[], Awaitable[Address]]:
+    async def address() -> Address:
+        return host, port
+
+    return address

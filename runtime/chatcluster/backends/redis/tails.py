@@ -1,0 +1,162 @@
+"""Tails as one Redis stream per timeline. A cache: any key may vanish, and a late writer is refused by the server.
+
+An entry's id is ``<offset + 1>-0`` (Redis knows no 0-0). Its one field holds (prev, source, record).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from chatcluster.backends.redis.shards import Command, RedisShards
+from chatcluster.core.metrics import Metrics
+from chatcluster.core.records import EventRecord
+from chatcluster.ports import Committed, TailEntry, Unavailable
+
+Stage = Literal["messages", "inbox"]
+
+# Answers the newest id beside the entries, so that "nothing after" and "not so far" are told apart in one trip.
+READ = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if #newest == 0 then return false end
+local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+')
+local out = {newest[1][1]}
+for i, one in ipairs(found) do
+  out[2 * i] = one[1]
+  out[2 * i + 1] = one[2][2]
+end
+return out
+"""
+COMMIT = """
+for i = 1, #ARGV, 3 do
+  for j, field in ipairs({'o', 't'}) do
+    local name = field .. ARGV[i]
+    local given = ARGV[i + j]
+    local known = redis.call('HGET', KEYS[1], name)
+    if not known or #known < #given or (#known == #given and known < given) then
+      redis.call('HSET', KEYS[1], name, given)
+    end
+  end
+end
+return 1
+"""
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    prev: int
+    source: int
+    record: EventRecord
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
+class RedisTails:
+    """Port ``Tails``. Committed positions stand on every node: each that answers is believed, the highest counts."""
+
+    def __init__(
+        self, shards: RedisShards, *, metrics: Metrics, entries: int | None = None, ttl: float | None = None
+    ) -> None:
+        settings = shards.settings
+        self._shards = shards
+        self._entries = entries or settings.tail_entries
+        self._ttl = int((ttl or settings.tail_ttl) * 1000)
+        self._largest = settings.tail_entry_bytes
+        self._large = metrics.counter(
+            "tail_entries_too_large_total", "Entries that no tail carries: read from the store."
+        )
+        self._corrupt = metrics.counter("tail_corrupt_total", "Tails that could not be decoded.")
+
+    async def append(self, entries: Sequence[tuple[str, TailEntry]]) -> None:
+        key = self._shards.key
+        commands: list[tuple[str, Command]] = []
+        written: dict[str, None] = {}
+        for timeline, entry in entries:
+            encoded = _encode(_Stored(entry.prev, entry.source, entry.record))
+            if len(encoded) > self._largest:
+                # Not kept: the next entry's ``prev`` names it, so the chain breaks and readers ask the store.
+                self._large.add()
+                commands.append((timeline, ("UNLINK", key("t", timeline))))
+                continue
+            written[timeline] = None
+            where = key("t", timeline)
+            commands.append(
+                (timeline, ("XADD", where, "MAXLEN", "=", self._entries, f"{entry.offset + 1}-0", "e", encoded))
+            )
+        commands += [(timeline, ("PEXPIRE", key("t", timeline), self._ttl)) for timeline in written]
+        for answer in await self._shards.run(commands):
+            # A refusal is Redis' own of an id at or below the newest: a zombie, and harmless.
+            if isinstance(answer, Unavailable):
+                raise answer
+
+    async def read(self, positions: Sequence[tuple[str, int]]) -> Sequence[Sequence[TailEntry] | None]:
+        key = self._shards.key
+        found = await self._shards.run(
+            [(timeline, ("EVAL", READ, 1, key("t", timeline), f"{after + 1}-0")) for timeline, after in positions]
+        )
+        if found and all(isinstance(one, Unavailable) for one in found):
+            raise found[0]
+        return [self._entries_of(one, after) for one, (_, after) in zip(found, positions, strict=True)]
+
+    def _entries_of(self, answer: object, after: int) -> Sequence[TailEntry] | None:
+        if not isinstance(answer, list) or _offset(answer[0]) < after:
+            return None
+        entries = []
+        try:
+            for at in range(1, len(answer), 2):
+                stored = _decode(answer[at + 1])
+                entries.append(TailEntry(_offset(answer[at]), stored.prev, stored.source, stored.record))
+        except (msgspec.DecodeError, ValueError):
+            self._corrupt.add()
+            return None
+        return entries
+
+    async def commit(self, stage: Stage, positions: Mapping[int, Committed]) -> None:
+        arguments: list[int] = []
+        for partition, position in positions.items():
+            arguments += (partition, position.offset, position.log_time)
+        if arguments:
+            answers = await self._shards.run(
+                [
+                    (place, ("EVAL", COMMIT, 1, self._shards.key("p", place, stage), *arguments))
+                    for place in self._places()
+                ]
+            )
+            if all(isinstance(one, Unavailable) for one in answers):
+                raise answers[0]
+
+    async def committed(self, stage: Stage) -> Mapping[int, Committed]:
+        answers = await self._shards.run(
+            [(place, ("HGETALL", self._shards.key("p", place, stage))) for place in self._places()]
+        )
+        known: dict[int, list[int]] = {}
+        answered = False
+        for answer in answers:
+            if isinstance(answer, Exception):
+                continue
+            answered = True
+            for field, value in answer.items():
+                position = known.setdefault(int(field[1:]), [0, 0])
+                at = 0 if field[:1] == b"o" else 1
+                position[at] = max(position[at], int(value))
+        if not answered:
+            raise settled_error(answers)
+        return {partition: Committed(*position) for partition, position in known.items()}
+
+    def _places(self) -> Sequence[str]:
+        return self._shards.everywhere()
+
+
+def _offset(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0]) - 1
+
+
+def settled_error(answers: Sequence[object]) -> Exception:
+    """The first failure among answers that all failed."""
+    for answer in answers:
+        if isinstance(answer, Unavailable):
+            return answer
+    return Unavailable("redis: no node answers")
