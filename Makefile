@@ -6,10 +6,10 @@ DATA   ?= data
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock docs clean
+.PHONY: help run test check format bench lock docs stack stack-down stack-status clean
 
 help: ## Show this list.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.platform ## Install what is needed and start the platform with demo users.
 	@$(BIN)/chatcluster dev --data $(DATA) $(ARGS)
@@ -36,6 +36,15 @@ docs: $(VENV)/.dev ## Generate the protocol's schema and the server API's descri
 
 lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt, with hashes.
 	@scripts/lock.sh $(BIN)
+
+stack: $(VENV)/.platform ## Start real Redis, Kafka and Cassandra on this machine (docs/stack.md).
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack up $(ARGS)
+
+stack-down: $(VENV)/.platform ## End them.
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack down $(ARGS)
+
+stack-status: $(VENV)/.platform ## Show what of them runs.
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack status $(ARGS)
 
 clean: ## Remove what the other commands made, but no data.
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

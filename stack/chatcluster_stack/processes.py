@@ -45,6 +45,11 @@ def wait_for(holds: Callable[[], bool], *, timeout: float, what: str, every: flo
         time.sleep(every)
 
 
+def _inherited() -> dict[str, str]:
+    """Our environment without our own variables: a role takes every CHATCLUSTER_ for a setting of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHATCLUSTER_")}
+
+
 class Node:
     """One process with a name, a folder for its data, a log and a pid file; every fault by name is a method."""
 
@@ -95,7 +100,7 @@ class Node:
                     stdout=log,
                     stderr=log,
                     cwd=self.folder,
-                    env={**os.environ, **self._environment},
+                    env={**_inherited(), **self._environment},
                     start_new_session=True,
                 )
             _CHILDREN[child.pid] = child
@@ -114,6 +119,13 @@ class Node:
             return self._ready is None or self._ready()
 
         wait_for(holds, timeout=self._patience, what=f"{self.name} (log: {self.log})")
+
+    def answers(self) -> bool:
+        """Whether it runs and answers now."""
+        try:
+            return self.pid is not None and (self._ready is None or self._ready())
+        except Exception:  # as many kinds as there are servers
+            return False
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

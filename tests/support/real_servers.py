@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -32,6 +33,8 @@ def _started(kind: str) -> Iterator[Group]:
     finally:
         servers.stop(wipe=True)
         shutil.rmtree(run_folder(_STACK) / kind, ignore_errors=True)
+        with suppress(OSError):  # the last one takes the folder along
+            run_folder(_STACK).rmdir()
 
 
 def _address(request: pytest.FixtureRequest, variable: str, nodes: str) -> str:
