@@ -40,6 +40,8 @@ class Proxy:
     def __init__(self, target: tuple[str, int]) -> None:
         self.faults = Faults()
         self.port = 0
+        self.passed = 0
+        """Bytes carried so far, both ways."""
         self._target = target
         self._streams: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
@@ -100,6 +102,7 @@ class Proxy:
                 await writer.drain()
                 return
             passed += len(data)
+            self.passed += len(data)
             writer.write(data)
             await writer.drain()
 
