@@ -45,11 +45,14 @@ NEXT = count(time.time_ns())
 
 
 class Now:
+    def __init__(self):
+        self.ahead = 0.0
+
     def now(self):
         return time.time_ns() // 1_000_000
 
     def monotonic(self):
-        return time.monotonic()
+        return time.monotonic() + self.ahead
 
 
 @pytest.fixture
@@ -147,16 +150,18 @@ def test_shuffled_and_repeated_rows_read_as_from_sqlite(table_settings, marks, s
 
     async def main():
         folder = tempfile.mkdtemp()
+        clock = Now()
         one = cassandra_tables.changed(table_settings, hot_rows=2) if hot else table_settings
         try:
             async with SqliteStore.open(folder, clock=Now(), metrics=Metrics()) as twin:
                 await twin.write(rows)
                 expected = await everything(twin, tenant)
             async with (
-                CassandraStore.open(one, clock=Now(), metrics=Metrics()) as store,
+                CassandraStore.open(one, clock=clock, metrics=Metrics()) as store,
                 CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as zombie,
             ):
                 await store.write(shuffled[:cut])
+                clock.ahead += 100  # widths just recorded are used from now on
                 await zombie.write(shuffled[cut:])
                 await store.write(rows)
                 found = await everything(store, tenant)
@@ -218,8 +223,9 @@ def test_a_hot_channel_gets_shorter_buckets_and_loses_nothing(table_settings):
         tenant = "hot"
         hot = cassandra_tables.changed(table_settings, hot_rows=50)
         begin = start(EDGE) + DAY
+        clock = Now()
         async with (
-            CassandraStore.open(hot, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(hot, clock=clock, metrics=Metrics()) as writer,
             CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as stale,
         ):
             ids = []
@@ -233,6 +239,7 @@ def test_a_hot_channel_gets_shorter_buckets_and_loses_nothing(table_settings):
                     alias = AliasRecord(tenant, "c", first_id(moment), "u", "", 0, 0, 1)
                     rows += [message, TimelineRow(tenant, "c:hot/c", offset, offset - 1, offset, alias, moment)]
                 await writer.write(rows)
+                clock.ahead += 60
                 if minute % 7 == 0:
                     await stale.write(rows)
             index = await writer._index.buckets("m:hot/c")

@@ -2,7 +2,7 @@
 
 Old buckets never vanish, and a bucket is registered before its rows are written. A cached list is used only
 while no newer bucket can have come: its newest one must still cover the present and ``SLACK`` beyond (the log's
-clock may be ahead of ours), and it must be young. All else is one read of a small partition.
+clock may be ahead of ours), it must be young, and the series not hot. All else is one read of a small partition.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from chatcluster.backends.cassandra.buckets import SLACK, end
 from chatcluster.backends.cassandra.cluster import CassandraLink
 from chatcluster.backends.cassandra.rows import MAX
+from chatcluster.backends.cassandra.widths import Widths
 from chatcluster.ports import Clock
 
 CACHED = 50_000
@@ -43,6 +44,7 @@ class Flights:
         if task is None:
             before = self._flying.get(key)
             task = asyncio.get_running_loop().create_task(self._fly(key, before, read))
+            task.add_done_callback(_noticed)
             (self._flying if before is None else self._next)[key] = task
         return await asyncio.shield(task)
 
@@ -57,17 +59,25 @@ class Flights:
                 del self._flying[key]
 
 
+def _noticed(task: asyncio.Task[Any]) -> None:
+    """Whoever asked may have been cancelled: nobody else is told of the failure."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Index:
     """Buckets by series."""
 
-    def __init__(self, link: CassandraLink, clock: Clock) -> None:
+    def __init__(self, link: CassandraLink, clock: Clock, widths: Widths) -> None:
         self._link = link
+        self._widths = widths
         self._clock = clock
         self._cached: OrderedDict[str, tuple[float, Sequence[Bucket]]] = OrderedDict()
 
     async def buckets(self, series: str) -> Sequence[Bucket]:
         """All of them, newest first."""
-        cached = self._cached.get(series)
+        await self._widths.refresh()
+        cached = None if self._widths.hot(series) else self._cached.get(series)
         begun = self._clock.monotonic()
         if cached is not None:
             read, found = cached

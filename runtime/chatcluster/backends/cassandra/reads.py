@@ -15,6 +15,7 @@ from chatcluster.backends.cassandra.buckets import SLACK, bucket_at, covers, end
 from chatcluster.backends.cassandra.cluster import CassandraLink, Rows
 from chatcluster.backends.cassandra.index import Flights, Index
 from chatcluster.backends.cassandra.rows import Entry, Found, int4, long, routing_key
+from chatcluster.backends.cassandra.widths import Widths
 from chatcluster.core.ids import id_time
 from chatcluster.core.records import EventRecord
 from chatcluster.core.rows import StoredMessage, TimelineRow
@@ -55,10 +56,10 @@ def chunks(items: Sequence[T]) -> list[Sequence[T]]:
 class EventReads:
     """The part of ``StoreReader`` that is about messages, events and timelines."""
 
-    def __init__(self, link: CassandraLink, clock: Clock, level: int) -> None:
+    def __init__(self, link: CassandraLink, clock: Clock, widths: Widths, level: int) -> None:
         self._link = link
         self._level = level
-        self._index = Index(link, clock)
+        self._index = Index(link, clock, widths)
         self._flights = Flights()
 
     async def _buckets(self, tenant: str, channel: str) -> list[int]:

@@ -24,9 +24,10 @@ class CassandraStore(EventReads, ChannelReads):
     def __init__(self, link: CassandraLink, settings: CassandraSettings, *, clock: Clock, metrics: Metrics) -> None:
         level = level_of_days(settings.bucket_days)
         assert level is not None  # ``sane`` has seen it
-        EventReads.__init__(self, link, clock, level)
+        widths = Widths(link, settings, clock=clock, level=level)
+        EventReads.__init__(self, link, clock, widths, level)
         ChannelReads.__init__(self)
-        self._writes = CassandraWrites(link, settings, Widths(link, settings, clock=clock, level=level))
+        self._writes = CassandraWrites(link, settings, widths)
         self._clock = clock
         self._seconds = metrics.histogram("store_write_seconds", "Time of one write of the store.")
         self._written = metrics.counter("store_rows_total", "Rows written to the store.")

@@ -5,10 +5,15 @@ width holds from a boundary ahead, until the end of the widest bucket around it;
 that is seen again. Which bucket a row goes to is a function of its time and these rows. It never decides whether
 a row is found: every bucket is in the index whoever made it, and readers merge overlapping ones. So a writer
 that knows a width late makes a partition larger than meant and hides nothing.
+
+Readers keep lists of buckets for a while, and a shorter bucket begins inside one that they know. So a writer waits
+``SETTLE`` after it learned of a width before it uses it; by then every reader has read the widths again and keeps
+no list of that series any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 from chatcluster.backends.cassandra import rows as cells
@@ -19,6 +24,8 @@ from chatcluster.ports import Clock
 
 FRESH = 30.0
 """Seconds after which a writer reads the widths again before it writes."""
+SETTLE = 90.0
+"""Seconds from learning of a width to using it: readers learn of it within ``FRESH`` and the time of a read."""
 AHEAD = 120_000
 """Milliseconds from the row that was too much to the first boundary of the shorter width: four times ``FRESH``."""
 COUNTED = 50_000
@@ -51,7 +58,8 @@ class Widths:
         self._bytes = settings.hot_bytes
         self._ttl = cells.int4(settings.log_retention_hours * 3600 + 30 * _DAY)
         self._read = float("-inf")
-        self._known: dict[str, list[Width]] = {}
+        self._known: dict[str, dict[Width, float]] = {}  # with the time (monotonic) from which each is used
+        self._reading = asyncio.Lock()
         self._counts: OrderedDict[tuple[str, int], _Count] = OrderedDict()
         self._hot: dict[tuple[str, int], int] = {}  # bucket that is too full: time of the row that showed it
 
@@ -61,10 +69,15 @@ class Widths:
         level = self._level
         if known is not None:
             span = bucket_at(time, _SPAN)
-            for since, narrower in known:
-                if since <= time and bucket_at(since, _SPAN) == span:
+            now = self._clock.monotonic()
+            for (since, narrower), used in known.items():
+                if since <= time and used <= now and bucket_at(since, _SPAN) == span:
                     level = max(level, narrower)
         return level
+
+    def hot(self, series: str) -> bool:
+        """Whether it may get buckets inside of one that is known already."""
+        return series in self._known
 
     def count(self, series: str, bucket: int, time: int, size: int) -> None:
         """A row goes into this bucket."""
@@ -81,23 +94,28 @@ class Widths:
 
     async def refresh(self) -> None:
         """Read the widths again when they are not fresh. Raises ``Unavailable``."""
-        now = self._clock.monotonic()
-        if now - self._read < FRESH:
+        if self._clock.monotonic() - self._read < FRESH:
             return
-        rows = await self._link.ask("widths", (cells.int4(0),), cells.int4(0))
-        known: dict[str, list[Width]] = {}
-        for series, since, level in rows:
-            if level is not None and 0 <= level < LEVELS:
-                known.setdefault(series, []).append((since, level))
-        self._known = known
-        self._read = now
+        async with self._reading:
+            now = self._clock.monotonic()
+            if now - self._read < FRESH:
+                return
+            rows = await self._link.ask("widths", (cells.int4(0),), cells.int4(0))
+            known: dict[str, dict[Width, float]] = {}
+            for series, since, level in rows:
+                if level is not None and 0 <= level < LEVELS:
+                    before = self._known.get(series, {}).get((since, level))
+                    used = self._clock.monotonic() + SETTLE if before is None else before
+                    known.setdefault(series, {})[since, level] = used
+            self._known = known
+            self._read = now
 
     async def narrow(self) -> None:
         """Record shorter widths for what was found hot. Raises ``Unavailable``: the rows are written again."""
         for (series, bucket), time in list(self._hot.items()):
             count = self._counts.get((series, bucket))
             level = bucket & 15
-            known = self._known.get(series, [])
+            known = self._known.get(series, {})
             if count is not None and not any(
                 other > level and bucket_at(since, _SPAN) == bucket_at(time, _SPAN) for since, other in known
             ):
@@ -106,7 +124,7 @@ class Widths:
                 since = -(-(time + AHEAD) // width) * width
                 values = (series.encode(), cells.long(since), cells.int4(level), cells.by_time(time), self._ttl)
                 await self._link.send([("width", values)], cells.int4(0))
-                self._known.setdefault(series, []).append((since, level))
+                self._known.setdefault(series, {})[since, level] = self._clock.monotonic() + SETTLE
             self._hot.pop((series, bucket), None)
             self._counts.pop((series, bucket), None)
 
