@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -203,9 +203,14 @@ class RedisBuses:
     @classmethod
     @asynccontextmanager
     async def open(cls, shards: RedisShards, *, clock: Clock, metrics: Metrics) -> AsyncIterator[RedisBuses]:
-        """For the time of the block."""
+        """For the time of the block. Waits for its connections, ``connect_timeout`` at the most."""
         buses = cls(shards, metrics=metrics)
         buses._follow()
+        lines = [*buses._ears.values(), *buses._mouths.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(shards.settings.connect_timeout):
+                for line in lines:
+                    await line.stands.wait()
         shards.on_gap(buses._doubt)
         shards.on_move(buses._follow)
         try:
@@ -231,10 +236,10 @@ class RedisBuses:
             del self._ears[name], self._mouths[name]
         for name, node in nodes.items():
             if name not in self._ears:
-                ear = self._ears[name] = _Ear(self, node)
+                listening = self._ears[name] = _Ear(self, node)
                 mouth = self._mouths[name] = _Mouth(self, node)
                 self._tasks[name] = [
-                    asyncio.create_task(ear.run(), name="redis-ear"),
+                    asyncio.create_task(listening.run(), name="redis-ear"),
                     asyncio.create_task(mouth.run(), name="redis-mouth"),
                 ]
         self._heads.clear()
@@ -248,9 +253,9 @@ class RedisBuses:
                 topic.ear = ear
                 ear.topics[topic.wire_name] = topic
                 moved.setdefault(ear, []).append(topic)
-        for ear, topics in moved.items():
-            ear._gap = True
-            ear.ask(topics)
+        for new, topics in moved.items():
+            new._gap = True
+            new.ask(topics)
 
     def _doubt(self, node: Node) -> None:
         ear = self._ears.get(node.name)

@@ -105,8 +105,10 @@ class RedisReadCursors:
         for answer in answers:
             if isinstance(answer, Exception):
                 continue  # that node's wait; the others' need not
-            for at in range(0, len(answer), 3):
-                waiting.append((float(answer[at + 1]), ReadCursorRow(*_decode(answer[at]), int(answer[at + 2]))))
+            waiting += [
+                (float(answer[at + 1]), ReadCursorRow(*_decode(answer[at]), int(answer[at + 2])))
+                for at in range(0, len(answer), 3)
+            ]
         waiting.sort(key=lambda one: one[0])
         return [row for _, row in waiting[:limit]]
 

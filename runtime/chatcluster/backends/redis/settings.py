@@ -11,9 +11,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     """Sections ``redis`` and ``presence_redis``. Seconds unless the name says otherwise."""
 
     mode: Literal["sharded", "cluster"] = "sharded"
-    """``sharded``: nodes that know nothing of each other, chosen here by rendezvous hashing. ``cluster``: Redis Cluster."""
+    """``sharded``: separate nodes, chosen here by rendezvous hashing. ``cluster``: Redis Cluster."""
     shards: tuple[str, ...] = ("127.0.0.1:6379",)
-    """``sharded``: ``host:port`` of each node; with ``sentinels``: the names of the masters. A changed list moves keys."""
+    """``sharded``: ``host:port`` of each node; with ``sentinels``: names of masters. A changed list moves keys."""
     sentinels: tuple[str, ...] = ()
     """``host:port`` of the Sentinels that know the masters named in ``shards``; empty: ``shards`` are addresses."""
     cluster: tuple[str, ...] = ()

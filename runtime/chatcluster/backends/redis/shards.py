@@ -265,7 +265,7 @@ class RedisShards:
         if settings.sentinels:
             secret = settings.sentinel_password_file
             entry = {"credential_provider": FilePassword("", secret) if secret else None}
-            self._sentinel = Sentinel(
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
                 [split(address) for address in settings.sentinels], sentinel_kwargs={**how, **entry}, **how
             )
         for name in settings.shards:

@@ -109,6 +109,7 @@ class Line:
         self._tls = tls
         self._what = what
         self.wire: Wire | None = None
+        self.stands = asyncio.Event()
 
     def take(self, replies: list[Any]) -> None:
         """Replies as they came."""
@@ -135,11 +136,13 @@ class Line:
                 continue
             attempt = 0
             self.wire = wire
+            self.stands.set()
             try:
                 self.up()
                 await self._watch(wire, generation)
             finally:
                 self.wire = None
+                self.stands.clear()
                 wire.abort()
                 self.down()
 
