@@ -80,7 +80,7 @@ def row(tenant, kind, number, version, user):
         "delete": lambda: DeleteRow(tenant, "c", key, late),
         "reaction": lambda: ReactionRow(tenant, "c", key, user, "👍", late + (user == "amy"), version % 2 == 0),
         "member": lambda: MemberRow(
-            tenant, "c", user, offset, None if version % 3 == 0 else "member", 4_998 + version
+            tenant, "c", user, offset, None if version % 3 == 0 else "member", 4_998 + version + (user == "amy")
         ),
         "channel": lambda: ChannelRow(tenant, "c", offset, "group", f"n{version}", "amy", 1),
         "route": lambda: RouteRow(tenant, "c", offset, "inbox" if version % 2 else "channel", None),
@@ -283,6 +283,18 @@ def test_a_large_channel_is_sliced_and_read_as_one(table_settings):
             some = await store.memberships("t", "big", names[:3] + names[-3:])
             assert [some[name].role for name in names[:3] + names[-3:]] == [None] * 3 + ["member"] * 3
             assert (await store.memberships("t", "big", names[:1], at=100))[names[0]].role == "member"
+
+    asyncio.run(main())
+
+
+def test_a_mark_of_slices_without_a_row_is_no_member(table_settings):
+    """A fold as of an offset before the rows of a large channel: its first slice may hold the mark alone."""
+
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            await store.write([MemberRow("t", "mark", "amy", 90, "member", 5_001)])
+            assert await store.member_rows("t", "mark", below=90) == []
+            assert [one.user for one in await store.members("t", "mark", after="", limit=9)] == ["amy"]
 
     asyncio.run(main())
 

@@ -41,6 +41,8 @@ from chatcluster.core.backoff import delay
 from chatcluster.ports import Unavailable
 
 log = logging.getLogger(__name__)
+# What the driver warns of (each lost connection, each batch over several partitions) is told here in one line a change.
+logging.getLogger("cassandra").setLevel(logging.ERROR)
 
 WRITES = "writes"
 RECONNECT_BASE = 0.5

@@ -138,6 +138,8 @@ class ChannelReads:
             self._ask("members_all", partition, slice_) for slice_ in await self._slices(partition)
         ):
             for user, offset, state in page:
+                if offset is None:
+                    continue  # nothing but the mark that there are slices
                 if offset < below and (user not in found or offset > found[user].offset):
                     role, count = cells.member_of(state)
                     found[user] = MemberRow(tenant, channel, user, offset, role, count)
