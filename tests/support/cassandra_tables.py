@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 
@@ -15,10 +14,16 @@ from chatcluster.backends.cassandra.cluster import describe
 from chatcluster.backends.cassandra.schema import TABLES
 
 
+_cleanups: list[object] = []
+
+
 def address(request: pytest.FixtureRequest) -> str:
     """``host:port`` of the server for tests; the fixture ``cassandra`` starts one where none is named."""
     found = os.environ.get("CHATCLUSTER_TEST_CASSANDRA") or request.getfixturevalue("cassandra")
     assert isinstance(found, str)
+    if not _cleanups:
+        _cleanups.append(_drop)
+        request.config.add_cleanup(_drop)
     return found
 
 
@@ -41,13 +46,16 @@ def _session(settings: CassandraSettings) -> Session:
     if settings not in _sessions:
         migrate(settings)
         _sessions[settings] = describe(settings).connect(settings.keyspace)
-        atexit.register(_drop, settings)
     return _sessions[settings]
 
 
-def _drop(settings: CassandraSettings) -> None:
-    with contextlib.suppress(Exception):  # the server may have been stopped before
-        _sessions[settings].execute(f"DROP KEYSPACE IF EXISTS {settings.keyspace}", timeout=60)
+def _drop() -> None:
+    """At the end of the run: the driver's threads must end before the interpreter does."""
+    for settings, session in _sessions.items():
+        with contextlib.suppress(Exception):  # the server may have been stopped before
+            session.execute(f"DROP KEYSPACE IF EXISTS {settings.keyspace}", timeout=60)
+        session.cluster.shutdown()
+    _sessions.clear()
 
 
 def emptied(server: str, **others: object) -> CassandraSettings:
