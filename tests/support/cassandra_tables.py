@@ -13,7 +13,6 @@ from chatcluster.backends.cassandra import CassandraSettings, migrate
 from chatcluster.backends.cassandra.cluster import describe
 from chatcluster.backends.cassandra.schema import TABLES
 
-
 _cleanups: list[object] = []
 
 
