@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +52,12 @@ class _Quiet(logging.Filter):
 driver_log = logging.getLogger(f"{__name__}.driver")
 if not driver_log.filters:
     driver_log.addFilter(_Quiet())
+
+
+def tell(loop: asyncio.AbstractEventLoop, act: Callable[..., object], *arguments: object) -> None:
+    """From a driver's thread: have the loop do something soon. A loop that is gone needs nothing told."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(act, *arguments)
 
 
 def said(error: object) -> str:

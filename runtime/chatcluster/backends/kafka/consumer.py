@@ -1,5 +1,8 @@
 """Consuming as a member of a group. One thread has the driver's consumer; the loop takes from its buffer.
 
+Every call of the driver is made on that thread: it lets one thread at a time in, and a second one starves while
+the first polls.
+
 The thread polls for as long as it lives, also while the caller is busy with a slow store: over the bound of the
 buffer partitions are paused, so the group never takes a slow member for a dead one.
 """
@@ -11,13 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from chatcluster.backends.kafka.client import Health, describe, kafka_error, said
+from chatcluster.backends.kafka.client import Health, describe, kafka_error, said, tell
 from chatcluster.backends.kafka.settings import KafkaSettings
 from chatcluster.backends.kafka.topics import KafkaPlaces
 from chatcluster.core.metrics import Metrics
@@ -25,12 +27,14 @@ from chatcluster.ports import Batch, Entry, Fenced, Misconfigured, Unavailable
 
 log = logging.getLogger(__name__)
 
-POLL = 0.1
-"""Seconds that the thread waits for a record at a time."""
+POLL = 0.02
+"""Seconds that the thread waits for a record at a time: how long a commit may wait for its turn."""
 AT_ONCE = 2_000
 """Records taken from the driver at a time."""
 PROBE_EVERY = 1.0
 """Seconds between questions whether brokers are back."""
+FORGET = 60.0
+"""Seconds after which a commit without an answer is given up for good."""
 _LOST = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -51,6 +55,21 @@ def entry_of(message: Message) -> Entry:
     )
 
 
+class _Commit:
+    """One commit on its way to the brokers; there is one at a time."""
+
+    __slots__ = ("answer", "asked", "generations", "positions", "sent")
+
+    def __init__(
+        self, positions: Mapping[int, int], generations: Mapping[int, int], answer: asyncio.Future[None]
+    ) -> None:
+        self.positions = positions
+        self.generations = generations
+        self.answer = answer
+        self.asked = time.monotonic()
+        self.sent = False
+
+
 class KafkaConsumer:
     """Port ``Consumer``. Made by ``open``."""
 
@@ -64,7 +83,6 @@ class KafkaConsumer:
         self._health = Health(f"consumer-{group}-{topic}", settings, metrics)
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()  # of the buffer and of ownership, for moments
-        self._committing = threading.Lock()  # no partition is given away while its commit is on its way
         self._buffer: dict[int, list[Entry]] = {}
         self._next: dict[int, int] = {}
         self._records = 0
@@ -74,8 +92,7 @@ class KafkaConsumer:
         self._paused = False
         self._closing = False
         self._waiter: asyncio.Future[None] | None = None
-        self._commits = ThreadPoolExecutor(1, "kafka-commit")
-        self._commit_waits = False
+        self._commit: _Commit | None = None
         labels = {"group": group, "topic": topic}
         self._rebalances = metrics.counter("kafka_rebalances_total", "Changes of ownership.", **labels)
         self._pauses = metrics.counter("kafka_pauses_total", "Times that partitions were paused.", **labels)
@@ -95,6 +112,7 @@ class KafkaConsumer:
             "partition.assignment.strategy": "cooperative-sticky",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
+            "on_commit": self._committed,
             "auto.offset.reset": "earliest",
             "session.timeout.ms": settings.session_timeout_ms,
             "heartbeat.interval.ms": settings.heartbeat_interval_ms,
@@ -119,10 +137,7 @@ class KafkaConsumer:
             yield consumer
         finally:
             consumer._closing = True
-            deadline = time.monotonic() + settings.close_timeout + POLL
-            while thread.is_alive() and time.monotonic() < deadline:
-                await asyncio.sleep(0.005)
-            consumer._commits.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(thread.join, settings.close_timeout)
 
     def problems(self) -> str:
         """Why the consumer is not ready; empty when it is."""
@@ -146,21 +161,15 @@ class KafkaConsumer:
         if not positions:
             return
         generations = self._check(positions, None)
-        if self._commit_waits:
+        before = self._commit
+        if before is not None and time.monotonic() - before.asked < FORGET:
             raise Unavailable("kafka: the commit before is not answered yet")
-        self._commit_waits = True
-        asked = self._loop.run_in_executor(self._commits, self._commit, dict(positions), generations)
-        asked.add_done_callback(self._commit_done)
+        commit = self._commit = _Commit(dict(positions), generations, self._loop.create_future())
         try:
             async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
-                await asyncio.shield(asked)
+                await commit.answer
         except TimeoutError:
             raise Unavailable("kafka: a commit was not answered in time") from None
-
-    def _commit_done(self, asked: asyncio.Future[None]) -> None:
-        self._commit_waits = False
-        if not asked.cancelled():
-            asked.exception()  # seen: its caller may be gone
 
     def _check(self, positions: Mapping[int, int], generations: Mapping[int, int] | None) -> dict[int, int]:
         """The generation of each; all must be owned, and in the generations given. Raises ``Fenced``."""
@@ -170,21 +179,46 @@ class KafkaConsumer:
                 raise Fenced(f"{self._group} does not own {self.topic}/{partition} here any more")
         return {partition: owned[partition] for partition in positions}
 
-    def _commit(self, positions: Mapping[int, int], generations: Mapping[int, int]) -> None:
-        """On its own thread: returns when the brokers have it."""
-        offsets = [TopicPartition(self._name, partition, offset) for partition, offset in positions.items()]
-        with self._committing:
+    def _send_commit(self) -> None:
+        """On the thread: give a waiting commit to the driver."""
+        commit = self._commit
+        if commit is None or commit.sent:
+            return
+        commit.sent = True
+        try:
             # Once more: ownership may have gone while this waited, and the group would take it from any member.
-            self._check(positions, generations)
-            try:
-                answers = self._consumer.commit(offsets=offsets, asynchronous=False)
-            except KafkaException as error:
-                raise self._refusal(kafka_error(error), error) from None
-            except RuntimeError:
-                raise Fenced(f"{self._group} is closed") from None
-        for answer in answers or ():
-            if answer.error is not None:
-                raise self._refusal(answer.error, KafkaException(answer.error))
+            self._check(commit.positions, commit.generations)
+            self._consumer.commit(
+                offsets=[TopicPartition(self._name, at, offset) for at, offset in commit.positions.items()],
+                asynchronous=True,
+            )
+        except Fenced as error:
+            self._answer(error)
+        except KafkaException as error:
+            self._answer(self._refusal(kafka_error(error), error))
+
+    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """On the thread, by the driver: the answer to the commit on its way."""
+        commit = self._commit
+        if commit is None or {at.partition: at.offset for at in partitions} != commit.positions:
+            return  # of one that was given up
+        for at in partitions:
+            error = error or at.error
+        self._answer(None if error is None else self._refusal(error, KafkaException(error)))
+
+    def _answer(self, refusal: Fenced | Unavailable | None) -> None:
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            tell(self._loop, self._settle, commit.answer, refusal)
+
+    @staticmethod
+    def _settle(answer: asyncio.Future[None], refusal: Fenced | Unavailable | None) -> None:
+        if answer.done():
+            return  # its caller did not wait
+        if refusal is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(refusal)
 
     def _refusal(self, error: KafkaError | None, given: BaseException) -> Fenced | Unavailable:
         if error is not None and error.code() in _LOST:
@@ -239,7 +273,7 @@ class KafkaConsumer:
             some = bool(self._buffer)
         if some:
             self._health.good()
-            self._loop.call_soon_threadsafe(self._wake)
+            tell(self._loop, self._wake)
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -257,6 +291,7 @@ class KafkaConsumer:
                 first = consumer.poll(POLL)
                 if first is not None:
                     self._put([first, *consumer.consume(AT_ONCE, 0)])
+                self._send_commit()
                 self._press()
                 self._health.refresh(consumer)
                 if self._health.problem and time.monotonic() - probed > PROBE_EVERY:
@@ -266,7 +301,9 @@ class KafkaConsumer:
             except KafkaException as error:
                 self._health.bad(said(error))
         self._drop(list(self._owned))
+        self._send_commit()
         consumer.close()
+        self._answer(Unavailable("kafka: the consumer was closed"))
 
     def _press(self) -> None:
         """Pause over the bound, resume when half of it is taken."""
@@ -295,13 +332,7 @@ class KafkaConsumer:
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
             self._rebalances.add()
-            # A commit that is on its way is let through first: afterwards the group may have another owner.
-            held = self._committing.acquire(timeout=self._settings.request_timeout_ms / 1000)
-            try:
-                self._drop([at.partition for at in partitions])
-            finally:
-                if held:
-                    self._committing.release()
+            self._drop([at.partition for at in partitions])
             log.info("%s: now owns %d partitions of %s", self._group, len(self._owned), self.topic)
         consumer.incremental_unassign(partitions)
 

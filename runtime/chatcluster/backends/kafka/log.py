@@ -17,7 +17,7 @@ from zlib import crc32
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Message, Producer
 
-from chatcluster.backends.kafka.client import Health, describe, said
+from chatcluster.backends.kafka.client import Health, describe, said, tell
 from chatcluster.backends.kafka.settings import KafkaSettings
 from chatcluster.backends.kafka.topics import KafkaPlaces, facts
 from chatcluster.core.metrics import Metrics
@@ -104,8 +104,7 @@ class KafkaLog:
         finally:
             found._deadline = clock.monotonic() + settings.close_timeout
             found._closing = True
-            while thread.is_alive():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(thread.join)
             found._hand_over()
 
     def problems(self) -> str:
@@ -222,7 +221,7 @@ class KafkaLog:
     def _tell(self) -> None:
         if self.outcomes and not self._waking:
             self._waking = True
-            self._loop.call_soon_threadsafe(self._hand_over)
+            tell(self._loop, self._hand_over)
 
     def _purge(self, reason: str) -> None:
         """Whatever the producer still has is reported as failed: it may stand in the log or not."""
