@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 import cassandra_tables
+import kafka_topics
 from chatcluster.backends.cassandra import CassandraStore
 from chatcluster.backends.memory import (
     MemoryBuses,
@@ -71,10 +72,36 @@ def jump(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T
     return run
 
 
-@pytest.fixture(params=["sqlite"])
-def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+@pytest.fixture(params=["sqlite", "kafka"])
+def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """``open_log(clock=…, **bounds)``: the log of this test; opening it again finds what was written."""
-    return {"sqlite": partial(SqliteLog.open, tmp_path, metrics=Metrics())}[request.param]
+    if request.param == "kafka":
+        settings = kafka_topics.settings_for(kafka_topics.address(request))
+        yield kafka_topics.opener(settings)
+        kafka_topics.drop_topics(settings)
+    else:
+        yield partial(SqliteLog.open, tmp_path, metrics=Metrics())
+
+
+@pytest.fixture
+def open_sqlite_log(tmp_path: Path) -> Opener:
+    """The embedded log alone: for tests that look into its file or its insides."""
+    return partial(SqliteLog.open, tmp_path, metrics=Metrics())
+
+
+@pytest.fixture
+def consume() -> Callable[[Any, str, str], AbstractAsyncContextManager[Any]]:
+    """``consume(log, group, topic)``: a consumer of a log of ``open_log``, for the time of the block."""
+
+    @asynccontextmanager
+    async def opened(log: Any, group: str, topic: str) -> AsyncIterator[Any]:
+        if isinstance(log, SqliteLog):
+            yield log.consumer(group, topic)
+        else:
+            async with kafka_topics.consuming(log, group, topic) as consumer:
+                yield consumer
+
+    return opened
 
 
 @pytest.fixture(params=["sqlite", "cassandra"])
