@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from chatcluster.backends.kafka.client import Health, describe, said
 from chatcluster.backends.kafka.consumer import entry_of
@@ -192,8 +192,9 @@ class KafkaLogReader:
     def _ask_ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         self._health.refresh(self._admin)
         name = self._places.name(topic)
+        newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked: dict[Any, Any] = self._admin.list_offsets(
-            {TopicPartition(name, partition): OffsetSpec.latest() for partition in partitions},
+            {TopicPartition(name, partition): newest for partition in partitions},
             request_timeout=self._patience,
         )
         try:

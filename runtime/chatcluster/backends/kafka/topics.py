@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from chatcluster.backends.kafka.client import Health, describe, kafka_error, said
 from chatcluster.backends.kafka.settings import KafkaSettings, faults
