@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from hashlib import blake2b
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 HOUR = 3_600_000
 MIGRATE = "chatcluster migrate"
+SPREAD = 2.0
+"""Seconds until every broker surely knows a topic that another one has just made."""
 RETRY_CAP = 5.0
 """Seconds: the longest wait between two tries to reach the brokers at a start."""
 
@@ -145,6 +148,7 @@ def _create(settings: KafkaSettings, health: Health) -> list[str]:
             raise Unavailable(f"topic {name} could not be made: {said(error)}") from error
         else:
             made.append(name)
+    _describe(admin, [settings.topic_prefix + plan.topic for plan in plans(settings)], settings, health)
     return made
 
 
@@ -158,27 +162,39 @@ async def create_topics(settings: KafkaSettings, *, metrics: Metrics) -> list[st
     return await asyncio.get_running_loop().run_in_executor(None, _create, settings, health)
 
 
+def _describe(admin: AdminClient, names: list[str], settings: KafkaSettings, health: Health) -> dict[str, Any]:
+    """Each topic's description. One that is missing is asked for again for a while: brokers learn of it in turn."""
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + SPREAD
+    while True:
+        missing = [name for name in names if name not in found]
+        wrong = []
+        described = admin.describe_topics(TopicCollection(missing), request_timeout=settings.request_timeout_ms / 1000)
+        for name, future in described.items():
+            try:
+                found[name] = _result(future, settings)
+            except KafkaException as error:
+                inner = kafka_error(error)
+                code = inner.code() if inner else None
+                if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    wrong.append(f"topic {name} does not exist; fix: {MIGRATE}")
+                elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    wrong.append(f"topic {name}: kafka.username may not describe it; fix: allow it Describe")
+                else:
+                    raise Unavailable(f"kafka: {health.problem or said(error)}") from error
+        if not wrong:
+            return found
+        if time.monotonic() > deadline:
+            raise Misconfigured("; ".join(wrong))
+        time.sleep(0.2)
+
+
 def _check(settings: KafkaSettings, health: Health) -> KafkaPlaces:
     admin = _admin(settings, health)
     wanted = {settings.topic_prefix + plan.topic: plan for plan in plans(settings)}
     timeout = settings.request_timeout_ms / 1000
-    described = admin.describe_topics(TopicCollection(list(wanted)), request_timeout=timeout)
-    found, wrong = {}, []
-    for name, future in described.items():
-        try:
-            found[name] = _result(future, settings)
-        except KafkaException as error:
-            inner = kafka_error(error)
-            if inner is not None and inner.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                wrong.append(f"topic {name} does not exist; fix: {MIGRATE}")
-            elif inner is not None and inner.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                wrong.append(
-                    f"topic {name}: kafka.username may not describe it; fix: allow Describe and DescribeConfigs"
-                )
-            else:
-                raise Unavailable(f"kafka: {health.problem or said(error)}") from error
-    if wrong:
-        raise Misconfigured("; ".join(wrong))
+    found = _describe(admin, list(wanted), settings, health)
+    wrong: list[str] = []
     resources = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in wanted}
     configs = admin.describe_configs(list(resources.values()), request_timeout=timeout)
     for name, plan in wanted.items():
