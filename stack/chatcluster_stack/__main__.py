@@ -1,21 +1,23 @@
-"""``python -m chatcluster_stack``: real servers on this machine; the platform's roles do not join yet."""
+"""``python -m chatcluster_stack``: the platform on real servers, on this machine."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
+from chatcluster.app.tokens import API_KEY, SIGNING_KEY
 from chatcluster_stack import fetch
-from chatcluster_stack.named import Stack, Unknown
+from chatcluster_stack.named import STEP, Stack, Unknown
+from chatcluster_stack.platform import Roles, unlimited
 from chatcluster_stack.ports import Taken
-from chatcluster_stack.processes import Node, NotReady, started_at
+from chatcluster_stack.processes import NotReady
+from chatcluster_stack.servers import run_folder
+from chatcluster_stack.status import Rates, table
 
 ACTIONS = ("kill", "term", "pause", "resume", "start", "restart", "wipe")
 
@@ -31,56 +33,51 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def table(stack: Stack) -> Table:
-    """What runs: one row per process."""
-    rows = Table(title=f"stack {stack.name}")
-    for title in ("process", "pid", "up", "CPU", "memory", "state"):
-        rows.add_column(title, justify="left" if title in {"process", "state"} else "right")
-    for name, node in stack.nodes.items():
-        rows.add_row(name, *_row(node))
-    return rows
-
-
-def _row(node: Node) -> list[str]:
-    pid = node.pid
-    began = None if pid is None else started_at(pid)
-    if pid is None or began is None:
-        return ["", "", "", "", "[red]down[/]"]
-    ticks = os.sysconf("SC_CLK_TCK")
-    try:
-        up = float(Path("/proc/uptime").read_text().split()[0]) - began / ticks
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # gone since
-        return ["", "", "", "", "[red]down[/]"]
-    cpu = (int(fields[11]) + int(fields[12])) / ticks / max(up, 0.01)
-    memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
-    if fields[0] == "T":
-        state = "[yellow]paused[/]"
-    else:
-        state = "[green]ready[/]" if node.answers() else "[yellow]does not answer[/]"
-    return [str(pid), f"{up:.0f} s", f"{cpu:.1%}", f"{memory:.0f} MB", state]
-
-
 def _up(asked: argparse.Namespace) -> None:
     try:
         stack = Stack.recorded(asked.name)
     except Unknown:
         kinds = ["redis2" if asked.redis == 2 else "redis", "kafka3" if asked.kafka == 3 else "kafka"]
         kinds.append("cassandra3" if asked.cassandra == 3 else "cassandra")
-        stack = Stack.described(asked.name, kinds, first_port=asked.port)
+        roles = None
+        if not asked.no_platform:
+            settings = dict(one.partition("=")[::2] for one in asked.set)
+            roles = Roles(
+                base=asked.port + STEP * len(kinds),
+                routers=asked.routers,
+                persisters=asked.persisters,
+                presences=asked.presences,
+                gateways=asked.gateways,
+                settings=unlimited(settings) if asked.unlimited else settings,
+            )
+        stack = Stack.described(asked.name, kinds, first_port=asked.port, roles=roles)
     begun = time.monotonic()
     stack.start()
     Console().print(table(stack))
-    for kind, servers in stack.groups.items():
+    for kind, servers in stack.servers.items():
         print(f"{kind:<11} {servers.address}")
-    print(f"up in {time.monotonic() - begun:.1f} s; python -m chatcluster_stack down ends it")
+    if stack.record.roles is not None:
+        _say(stack)
+    print(f"up in {time.monotonic() - begun:.1f} s; python -m chatcluster_stack --name {stack.name} down ends it")
+
+
+def _say(stack: Stack) -> None:
+    platform = stack.platform
+    print(f"page        {platform.page}")
+    print(f"sockets     {' '.join(stack.urls)}")
+    for name in platform.nodes:
+        print(f"management  {platform.management(name)}  {name}")
+    print(f"server API  {platform.api}/api/v1  key in {platform.folder / API_KEY}")
+    print(f"token       chatcluster token mint --user ada --key {platform.folder / SIGNING_KEY}")
+    print(f"bench       chatcluster bench SCENARIO --platform {platform.bench}")
+    print(f"logs        {platform.folder}/NAME/log")
 
 
 def _down(asked: argparse.Namespace) -> None:
     stack = Stack.recorded(asked.name)
     stack.stop(wipe=asked.wipe)
     if asked.wipe:  # another description may come up under this name
-        (fetch.cache() / "run" / stack.name / "stack.json").unlink()
+        shutil.rmtree(run_folder(stack.name), ignore_errors=True)
     print(f"stack {stack.name} is down; its data is {'gone' if asked.wipe else 'kept (--wipe throws it away)'}")
 
 
@@ -89,10 +86,11 @@ def _status(asked: argparse.Namespace) -> None:
     if not asked.watch:
         Console().print(table(stack))
         return
-    with Live(table(stack), auto_refresh=False) as live:
+    rates = Rates()
+    with Live(table(stack, rates), auto_refresh=False) as live:
         while True:
             time.sleep(2)
-            live.update(table(stack), refresh=True)
+            live.update(table(stack, rates), refresh=True)
 
 
 def _fetch(asked: argparse.Namespace) -> None:
@@ -112,7 +110,7 @@ def _logs(asked: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="chatcluster_stack", description="Real servers on this machine.")
+    parser = argparse.ArgumentParser(prog="chatcluster_stack", description="The platform on real servers.")
     parser.add_argument("--name", default="stack", help="several stacks may run under different names")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="fetch what is missing, start, wait until all answer")
@@ -120,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--kafka", type=int, choices=(1, 3), default=3)
     up.add_argument("--cassandra", type=int, choices=(1, 3), default=1)
     up.add_argument("--port", type=int, default=21_000, help="first port")
+    up.add_argument("--no-platform", action="store_true", help="servers alone")
+    for role, usual in (("routers", 2), ("persisters", 2), ("presences", 1), ("gateways", 2)):
+        up.add_argument(f"--{role}", type=int, choices=range(1, 10), default=usual, metavar="1-9")
+    up.add_argument("--unlimited", action="store_true", help="without limits of rate, for measuring")
+    up.add_argument("--set", action="append", default=[], metavar="CHATCLUSTER_SECTION__KEY=VALUE", help="of all roles")
     up.set_defaults(run=_up)
     down = commands.add_parser("down", help="end every process by its recorded pid")
     down.add_argument("--wipe", action="store_true", help="throw the data away, too")

@@ -8,8 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # ours are reaped; a zombie would look alive to others
 
@@ -45,7 +50,7 @@ def wait_for(holds: Callable[[], bool], *, timeout: float, what: str, every: flo
         time.sleep(every)
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
     """Our environment without our own variables: a role takes every CHATCLUSTER_ for a setting of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CHATCLUSTER_")}
 
@@ -56,7 +61,7 @@ class Node:
     def __init__(
         self,
         name: str,
-        command: Sequence[str],
+        command: Sequence[str] | Callable[[], Sequence[str]],
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
@@ -65,12 +70,15 @@ class Node:
         patience: float = 60.0,
     ) -> None:
         self.name = name
-        self.command = list(command)
         self.folder = folder
         self.log = folder / "log"
         self.data = folder / "data"
+        self.environment = dict(environment or {})
+        """Added to what is inherited; a change counts from the next start."""
+        self.status: int | None = None
+        """Exit status of the last process that we started ourselves; negative: ended by that signal."""
+        self._command = command
         self._pid_file = folder / "pid"
-        self._environment = dict(environment or {})
         self._prepare = prepare
         self._ready = ready
         self._patience = patience
@@ -83,7 +91,8 @@ class Node:
         except (OSError, ValueError):
             return None
         pid = int(recorded["pid"])
-        if (child := _CHILDREN.get(pid)) is not None and child.poll() is not None:
+        if (child := _CHILDREN.get(pid)) is not None and (status := child.poll()) is not None:
+            self.status = status
             del _CHILDREN[pid]
         return pid if started_at(pid) == recorded["started"] else None
 
@@ -95,12 +104,12 @@ class Node:
                 self._prepare()
             with self.log.open("ab") as log:
                 child = subprocess.Popen(
-                    self.command,
+                    list(self._command() if callable(self._command) else self._command),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     cwd=self.folder,
-                    env={**_inherited(), **self._environment},
+                    env={**inherited(), **self.environment},
                     start_new_session=True,
                 )
             _CHILDREN[child.pid] = child
@@ -133,8 +142,13 @@ class Node:
 
     def term(self, *, patience: float = 20.0) -> None:
         """SIGTERM, and SIGKILL after ``patience``; a paused one is woken first."""
-        self.resume()
+        self.ask_to_leave()
         self._end(signal.SIGTERM, patience)
+
+    def ask_to_leave(self) -> None:
+        """SIGTERM, without waiting; a paused one is woken."""
+        self._signal(signal.SIGTERM)
+        self.resume()
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, answers do not come."""
@@ -156,10 +170,12 @@ class Node:
 
     def _signal(self, number: signal.Signals) -> None:
         if (pid := self.pid) is not None:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # gone since
+                os.kill(pid, number)
 
     def _end(self, number: signal.Signals, patience: float) -> None:
-        self._signal(number)
+        if number == signal.SIGKILL:
+            self._signal(number)
         deadline = time.monotonic() + patience
         while self.pid is not None:
             if time.monotonic() > deadline:
@@ -172,6 +188,13 @@ class Node:
         self._pid_file.unlink(missing_ok=True)
 
 
+def together(what: Callable[[T], object], those: Iterable[T]) -> None:
+    """Does it to each, all at the same time; raises the first of their errors when all have ended."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        for done in [pool.submit(what, one) for one in those]:
+            done.result()
+
+
 class Group:
     """Nodes that start and stop together."""
 
@@ -182,8 +205,7 @@ class Group:
 
     def start(self) -> None:
         """Starts every node and returns when all answer."""
-        for node in self.nodes.values():
-            node.start(wait=False)
+        together(lambda node: node.start(wait=False), self.nodes.values())
         for node in self.nodes.values():
             node.wait_ready()
 

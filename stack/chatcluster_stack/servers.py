@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chatcluster_stack import fetch, ports
@@ -40,6 +40,13 @@ def run_folder(stack: str) -> Path:
     return fetch.cache() / "run" / stack
 
 
-def group(kind: str, stack: str, *, base: int | None = None) -> Group:
-    """A group of one of ``KINDS``, not started yet; without ``base`` on a block of ports free now."""
-    return _KINDS[kind](run_folder(stack) / kind, ports.block(_OFFSETS[kind]) if base is None else base)
+def group(kind: str, stack: str, *, base: int | None = None, via: Mapping[str, str] | None = None) -> Group:
+    """A group of one of ``KINDS``, not started yet; without ``base`` on a block of ports free now.
+
+    ``via``: brokers (``kafka-1``) to the addresses that they tell their clients: proxies'.
+    """
+    folder, base = run_folder(stack) / kind, ports.block(_OFFSETS[kind]) if base is None else base
+    told = {int(name[6:]): address for name, address in (via or {}).items() if name.startswith("kafka-")}
+    if told and kind in {"kafka", "kafka3"}:
+        return kafka(folder, base, base + 2, count=3 if kind == "kafka3" else 1, advertised=told)
+    return _KINDS[kind](folder, base)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from chatcluster_stack.__main__ import main, table
+from chatcluster_stack.__main__ import main
 from chatcluster_stack.named import Stack
 from chatcluster_stack.ports import block
+from chatcluster_stack.status import table
 
 pytestmark = pytest.mark.slow
 
