@@ -1,9 +1,10 @@
-"""Which node serves a key: rendezvous hashing (Thaler and Ravishankar, 1998). Pure."""
+"""Which node serves a key: rendezvous hashing (Thaler and Ravishankar, 1998). In which partition it lies. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from zlib import crc32
 
 
 def weight(key: str, node: str) -> int:
@@ -24,3 +25,8 @@ def place(key: str, nodes: Iterable[str]) -> str:
 def ranked(key: str, nodes: Iterable[str]) -> list[str]:
     """All nodes by falling score: where the key goes when the first, the second, ... does not answer."""
     return sorted(nodes, key=lambda node: (weight(key, node), node), reverse=True)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key: its CRC-32 modulo their number (librdkafka's ``consistent``). The same for ever."""
+    return crc32(key.encode()) % partitions

@@ -1,1 +1,1 @@
-"""Backends on links."""
+"""Internal links: gateway to router and gateway to presence, over TCP. Ports ``Router`` and ``PresenceService``."""

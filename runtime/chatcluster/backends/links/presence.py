@@ -1,0 +1,216 @@
+"""Port ``PresenceService`` over connections: every user belongs to one presence node, by rendezvous.
+
+Heartbeats and visible sets are split by user, so that the node that hears of a user is the one that tells of it.
+When a node comes or goes, the sets are told anew. Sheds: what cannot be said now is dropped (law 9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from chatcluster.backends.links.dialing import Dialer, Peer
+from chatcluster.backends.links.settings import LinkSettings
+from chatcluster.backends.links.wire import Beats, Forget, Watch, Watched, encode
+from chatcluster.core.envelope import PresenceChange
+from chatcluster.core.metrics import Metrics
+from chatcluster.core.placement import place
+from chatcluster.ports import Beat, Clock, Unavailable
+
+ANSWER = 2.0
+"""Seconds that a watch waits for the state now; without it the state comes with the changes."""
+ENTRIES = 1_000_000
+"""(session, user) pairs remembered, to tell them to another node; those beyond are not told again."""
+_SLICE = 50
+
+
+class PresencePeer(Peer):
+    """One presence node."""
+
+    def __init__(self, link: PresenceLink, secret: bytes) -> None:
+        super().__init__(link, secret)
+        self.asked: dict[int, asyncio.Future[Sequence[PresenceChange]]] = {}
+        self._number = 0
+
+    def told(self, message: Any) -> None:
+        if type(message) is Watched:
+            asked = self.asked.pop(message.number, None)
+            if asked is not None and not asked.done():
+                asked.set_result(message.changes)
+
+    def ask(self, gateway: str, session: str, tenant: str, users: list[str]) -> int:
+        """Send a watch; its number."""
+        self._number += 1
+        self.say(encode(Watch(self._number, gateway, session, tenant, users)))
+        return self._number
+
+    def ended(self, why: str) -> None:
+        asked, self.asked = self.asked, {}
+        for future in asked.values():
+            if not future.done():
+                future.set_result(())
+        super().ended(why)
+
+
+class _Set:
+    """A session's visible set, and the nodes that know of it."""
+
+    __slots__ = ("nodes", "tenant", "users")
+
+    def __init__(self, tenant: str, users: tuple[str, ...]) -> None:
+        self.tenant = tenant
+        self.users = users
+        self.nodes: set[str] = set()
+
+
+class PresenceLink(Dialer):
+    """Port ``PresenceService``. Made by ``open``."""
+
+    def __init__(self, settings: LinkSettings, *, name: str, metrics: Metrics) -> None:
+        super().__init__(
+            settings,
+            kind="presence",
+            section="presences",
+            name=name,
+            metrics=metrics,
+            make=lambda secret: PresencePeer(self, secret),
+        )
+        self._sets: dict[tuple[str, str], _Set] = {}  # by gateway and session
+        self._entries = 0
+        self._moved = asyncio.Event()
+        self._shed = metrics.counter("link_presence_shed_total", "Heartbeats and watches that could not be told.")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: LinkSettings, *, name: str, clock: Clock, metrics: Metrics
+    ) -> AsyncIterator[PresenceLink]:
+        """The link for the time of the block; it connects by itself. ``name``: this gateway's."""
+        link = cls(settings, name=name, metrics=metrics)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(link.run()), group.create_task(link._tell_anew())]
+            try:
+                yield link
+            finally:
+                for task in tasks:
+                    task.cancel()
+                link.close()
+
+    # -- the port ---------------------------------------------------------------------------------------
+
+    def beat(self, gateway: str, beats: Sequence[Beat]) -> None:
+        """See ``ports.PresenceService``."""
+        parts: dict[str, list[Beat]] = {}
+        names = self._names()
+        if not names:
+            self._shed.add(len(beats))
+            return
+        if len(names) == 1:
+            parts[names[0]] = list(beats)
+        else:
+            for beat in beats:
+                parts.setdefault(place(f"{beat.tenant}/{beat.user}", names), []).append(beat)
+        for name, part in parts.items():
+            peer = self.peers[name]
+            if peer.clogged:
+                self._shed.add(len(part))
+            else:
+                peer.say(encode(Beats(gateway, part)))
+
+    async def watch(self, gateway: str, session: str, tenant: str, users: Sequence[str]) -> Sequence[PresenceChange]:
+        """See ``ports.PresenceService``. Raises ``Unavailable`` when no node is there."""
+        key = (gateway, session)
+        self._drop(key)
+        one = _Set(tenant, tuple(users))
+        if self._entries + len(one.users) <= ENTRIES:
+            self._entries += len(one.users)
+            self._sets[key] = one
+        if not self._names():
+            self._shed.add()
+            raise Unavailable("no presence node is connected")
+        waiting = self._tell(key, one)
+        if not waiting:
+            return ()
+        done, late = await asyncio.wait(waiting, timeout=ANSWER)
+        for future in late:
+            future.cancel()
+        return [change for future in done for change in future.result()]
+
+    def forget(self, gateway: str, sessions: Sequence[str]) -> None:
+        """See ``ports.PresenceService``."""
+        frame = encode(Forget(gateway, list(sessions)))
+        for session in sessions:
+            self._drop((gateway, session))
+        for peer in self.peers.values():
+            peer.say(frame)
+
+    # -- splitting --------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        return [name for name, peer in self.peers.items() if not peer.leaving]
+
+    def _tell(self, key: tuple[str, str], one: _Set) -> list[asyncio.Future[Sequence[PresenceChange]]]:
+        """Tell every node its part of a set, also those that have none of it any more."""
+        names = self._names()
+        parts: dict[str, list[str]] = {name: [] for name in one.nodes if name in self.peers}
+        for user in one.users:
+            name = names[0] if len(names) == 1 else place(f"{one.tenant}/{user}", names)
+            parts.setdefault(name, []).append(user)
+        loop = asyncio.get_running_loop()
+        waiting: list[asyncio.Future[Sequence[PresenceChange]]] = []
+        for name, users in parts.items():
+            peer = self.peers[name]
+            assert isinstance(peer, PresencePeer)
+            if peer.clogged:
+                self._shed.add()
+                continue
+            number = peer.ask(key[0], key[1], one.tenant, users)
+            if users:
+                future: asyncio.Future[Sequence[PresenceChange]] = loop.create_future()
+                peer.asked[number] = future
+                future.add_done_callback(partial(_answered, peer, number))
+                waiting.append(future)
+        one.nodes = {name for name, users in parts.items() if users}
+        return waiting
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        old = self._sets.pop(key, None)
+        if old is not None:
+            self._entries -= len(old.users)
+
+    # -- who comes and goes -------------------------------------------------------------------------------
+
+    def arrived(self, peer: Peer) -> None:
+        super().arrived(peer)
+        for one in self._sets.values():
+            one.nodes.discard(peer.name)  # a node that restarted knows nothing
+        self._moved.set()
+
+    def left(self, peer: Peer) -> None:
+        self._moved.set()
+        peer.end("it said goodbye")
+
+    def lost(self, peer: Peer) -> None:
+        super().lost(peer)
+        self._moved.set()
+
+    async def _tell_anew(self) -> None:
+        """Every set to the nodes that it belongs to now, a slice at a time."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            sets: Mapping[tuple[str, str], _Set] = dict(self._sets)
+            for number, (key, one) in enumerate(sets.items()):
+                if not self._names():
+                    break
+                if self._sets.get(key) is one:
+                    self._tell(key, one)
+                if number % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0.01)
+
+
+def _answered(peer: PresencePeer, number: int, _: asyncio.Future[Sequence[PresenceChange]]) -> None:
+    peer.asked.pop(number, None)

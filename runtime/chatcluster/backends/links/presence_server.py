@@ -1,0 +1,65 @@
+"""A presence node's end of the link: heartbeats and watches in, the state now out. Changes go over the bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from chatcluster.backends.links.serving import Guest, LinkServer
+from chatcluster.backends.links.settings import LinkServerSettings
+from chatcluster.backends.links.wire import Beats, Facts, Forget, Watch, Watched, encode
+from chatcluster.core.envelope import PresenceChange
+from chatcluster.core.metrics import Metrics
+from chatcluster.ports import PresenceService, Unavailable
+
+MAX_WATCHES = 2_000
+"""Watches of one gateway that are being answered; over it they are dropped (law 9): the gateway asks again."""
+
+
+class _Gateway(Guest):
+    def __init__(self, server: LinkServer, node: PresenceService, watches: set[asyncio.Task[None]]) -> None:
+        super().__init__(server)
+        self._node = node
+        self._watches = watches
+        self._running = 0
+
+    def asked(self, message: Any) -> None:
+        kind = type(message)
+        if kind is Beats:
+            self._node.beat(message.gateway, message.beats)
+        elif kind is Forget:
+            self._node.forget(message.gateway, message.sessions)
+        elif kind is Watch:
+            if self._running < MAX_WATCHES:
+                self._running += 1
+                task = self._loop.create_task(self._watch(message))
+                self._watches.add(task)
+                task.add_done_callback(self._watches.discard)
+        else:
+            self.end("it asked a presence node for something else")
+
+    async def _watch(self, message: Watch) -> None:
+        changes: Sequence[PresenceChange] = ()
+        try:
+            changes = await self._node.watch(message.gateway, message.session, message.tenant, message.users)
+        except Unavailable:
+            pass  # nothing is known now: the changes bring it
+        finally:
+            self._running -= 1
+        self.say(encode(Watched(message.number, list(changes))))
+
+
+@asynccontextmanager
+async def serve_presence(
+    node: PresenceService, settings: LinkServerSettings, *, name: str, metrics: Metrics
+) -> AsyncIterator[LinkServer]:
+    """Serve ``node`` to gateways for the time of the block. Raises ``OSError``, ``Misconfigured``."""
+    server = LinkServer(settings, kind="presence", name=name, facts=Facts(), metrics=metrics)
+    watches: set[asyncio.Task[None]] = set()
+    async with server.listening(lambda: _Gateway(server, node, watches)):
+        yield server
+    for task in watches:
+        task.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
