@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatcluster_stack import fetch, ports
+from chatcluster_stack import archives, fetch, ports
 from chatcluster_stack.processes import Group, Node
 
 # One token each, evenly spread: three nodes share the ring without waiting for each other's bootstrap.
@@ -42,10 +42,20 @@ read_request_timeout: 5000ms
 
 
 def cassandra(
-    folder: Path, port: int, storage_port: int, jmx_port: int, *, count: int = 1, heap: str = "512m"
+    folder: Path,
+    port: int,
+    storage_port: int,
+    jmx_port: int,
+    *,
+    count: int = 1,
+    heap: str = "512m",
+    jvm: Sequence[str] | None = None,
 ) -> Group:
-    """``cassandra-1`` …; ``address`` is the first node's; node N's JMX listens at ``jmx_port`` + N - 1."""
-    nodes = [_node(folder, i, port, storage_port, jmx_port + i - 1, count, heap) for i in range(1, count + 1)]
+    """``cassandra-1`` …; ``address`` is the first node's; node N's JMX listens at ``jmx_port`` + N - 1.
+
+    ``jvm``: options for the making of a class-data archive.
+    """
+    nodes = [_node(folder, i, port, storage_port, jmx_port + i - 1, count, heap, jvm) for i in range(1, count + 1)]
     wanted = [port, storage_port, *(jmx_port + i for i in range(count))]
     return _Cassandra(nodes, ",".join(f"127.0.0.{i}:{port}" for i in range(1, count + 1)), wanted)
 
@@ -57,6 +67,7 @@ class _Cassandra(Group):
 
     def start(self) -> None:
         fetch.cassandra()
+        archives.ensure("cassandra", _throw_away)
         if all(node.pid is None for node in self.nodes.values()):
             ports.check(self._wanted)
         # The seed must answer first: others started beside it may give up with "Unable to gossip with any peers".
@@ -66,6 +77,11 @@ class _Cassandra(Group):
             node.start(wait=False)
         for node in others:
             node.wait_ready()
+
+
+def _throw_away(folder: Path, jvm: list[str]) -> Group:
+    base = ports.block([0, 1, 2], first=12_150)  # Kafka's may be made at the same time
+    return cassandra(folder, base, base + 1, base + 2, jvm=jvm)
 
 
 def peers(address: str, port: int) -> int:
@@ -83,7 +99,16 @@ def peers(address: str, port: int) -> int:
         client.shutdown()
 
 
-def _node(folder: Path, number: int, port: int, storage_port: int, jmx_port: int, count: int, heap: str) -> Node:
+def _node(
+    folder: Path,
+    number: int,
+    port: int,
+    storage_port: int,
+    jmx_port: int,
+    count: int,
+    heap: str,
+    jvm: Sequence[str] | None,
+) -> Node:
     home, host = folder / f"cassandra-{number}", f"127.0.0.{number}"
     data, conf = home / "data", home / "conf"
     own = {
@@ -107,17 +132,28 @@ def _node(folder: Path, number: int, port: int, storage_port: int, jmx_port: int
         (conf / "cassandra.yaml").write_text(_STORAGE + "".join(f"{key}: {value}\n" for key, value in own.items()))
 
     lib = fetch.jars("cassandra")
-    archive = fetch.cache() / "cassandra" / "cassandra.jsa"
-    quick = ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off"] if archive.exists() else []
-    command = ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=256m", "-XX:+ExitOnOutOfMemoryError"]
-    command += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *quick, f"@{fetch.FILES / 'cassandra-jvm17.options'}"]
-    command += [f"-javaagent:{lib / 'jamm-0.4.0.jar'}", f"-Dcassandra.config=file://{conf / 'cassandra.yaml'}"]
-    command += [f"-Dlogback.configurationFile=file://{conf / 'logback.xml'}", f"-Dcassandra.storagedir={data}"]
-    command += [f"-Dcassandra.logdir={home}", "-Dcassandra-foreground=yes", f"-Dcassandra.jmx.local.port={jmx_port}"]
-    command += ["-Dcassandra.ring_delay_ms=1000", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]
-    command += ["-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.available_processors=2"]
-    command += ["-Dcassandra.consistent.rangemovement=false", "-cp", f"{lib}/*"]
-    command += ["org.apache.cassandra.service.CassandraDaemon"]
+    # No agent while the archive is made: the JVM refuses to write one then. It is used with the agent all the same.
+    agent = [f"-javaagent:{lib / 'jamm-0.4.0.jar'}"] if jvm is None else list(jvm)
+
+    def command() -> list[str]:
+        quick = archives.options("cassandra") if jvm is None else []
+        java = ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=256m", "-XX:+ExitOnOutOfMemoryError"]
+        java += [
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            *quick,
+            *agent,
+            f"@{fetch.FILES / 'cassandra-jvm17.options'}",
+        ]
+        java += [f"-Dcassandra.config=file://{conf / 'cassandra.yaml'}"]
+        java += [f"-Dlogback.configurationFile=file://{conf / 'logback.xml'}", f"-Dcassandra.storagedir={data}"]
+        java += [f"-Dcassandra.logdir={home}", "-Dcassandra-foreground=yes", f"-Dcassandra.jmx.local.port={jmx_port}"]
+        java += ["-Dcassandra.ring_delay_ms=1000", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]
+        java += ["-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.available_processors=2"]
+        java += ["-Dcassandra.consistent.rangemovement=false", "-cp", f"{lib}/*"]
+        java += ["org.apache.cassandra.service.CassandraDaemon"]
+        return java
+
     # A single answer before all know each other would let a test create a keyspace on half a ring.
     known = count if number > 1 else 1
     return Node(

@@ -59,6 +59,8 @@ def _by_maven(server: str) -> None:
         if _same(done, pom):
             return
         shutil.rmtree(jars(server), ignore_errors=True)
+        for archive in (cache() / server).glob(f"{server}.*"):  # of other jars
+            archive.unlink()
         command = ["mvn", "-q", "-B", "-f", str(pom), _COPY, f"-DoutputDirectory={jars(server)}"]
         with told(f"{server} by Maven"):
             _run([*command, "-DincludeScope=runtime"], f"{server} cannot be fetched by Maven")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chatcluster_stack import fetch, ports
+from chatcluster_stack import archives, fetch, ports
 from chatcluster_stack.processes import Group, Node, NotReady, wait_for
 
 _CLUSTER = "ChatClusterStack00000w"
@@ -24,11 +24,13 @@ def kafka(
     heartbeat: float = 0.5,
     advertised: Mapping[int, str] | None = None,
     extra: Mapping[str, str] | None = None,
+    jvm: Sequence[str] | None = None,
 ) -> Group:
     """``kafka-1`` …; ``address`` is the bootstrap list.
 
     ``advertised`` maps a node's number to the host:port that clients are told (a proxy's): brokers keep a listener
     of their own among themselves. ``session_timeout`` and ``heartbeat`` in seconds: how soon a dead broker is missed.
+    ``jvm``: options instead of the class-data archive's.
     """
     voters = ",".join(f"{i}@127.0.0.{i}:{controller_port}" for i in range(1, count + 1))
     replicas, least = (3, 2) if count == 3 else (1, 1)
@@ -68,7 +70,7 @@ def kafka(
             "log.cleaner.dedupe.buffer.size": 8388608,
             **(extra or {}),
         }
-        nodes.append(_node(home, i, {key: str(value) for key, value in settings.items()}, f"{host}:{port}"))
+        nodes.append(_node(home, i, {key: str(value) for key, value in settings.items()}, f"{host}:{port}", jvm))
     bootstrap = ",".join(f"127.0.0.{i}:{port}" for i in range(1, count + 1))
     return _Kafka(nodes, bootstrap, [port, port + 1, controller_port])
 
@@ -80,10 +82,16 @@ class _Kafka(Group):
 
     def start(self) -> None:
         fetch.kafka()
+        archives.ensure("kafka", _throw_away)
         if all(node.pid is None for node in self.nodes.values()):
             ports.check(self._wanted)
         super().start()
         wait_for(lambda: brokers(self.address) >= len(self.nodes), timeout=90, what="all brokers of Kafka")
+
+
+def _throw_away(folder: Path, jvm: list[str]) -> Group:
+    base = ports.block([0, 1, 2])
+    return kafka(folder, base, base + 2, jvm=jvm)
 
 
 def brokers(bootstrap: str) -> int:
@@ -95,7 +103,7 @@ def brokers(bootstrap: str) -> int:
     return len(described.nodes) if described.controller is not None else 0
 
 
-def _node(home: Path, number: int, settings: Mapping[str, str], address: str) -> Node:
+def _node(home: Path, number: int, settings: Mapping[str, str], address: str, jvm: Sequence[str] | None) -> Node:
     properties, classes = home / "server.properties", f"{fetch.jars('kafka')}/*"
 
     def prepare() -> None:
@@ -110,12 +118,14 @@ def _node(home: Path, number: int, settings: Mapping[str, str], address: str) ->
             shutil.rmtree(home / "data", ignore_errors=True)
             raise NotReady(f"kafka-{number} cannot be formatted: {(done.stdout + done.stderr)[-600:]}")
 
-    archive = fetch.cache() / "kafka" / "kafka.jsa"
-    quick = ["-Xshare:auto", f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off"] if archive.exists() else []
-    java = ["java", *_JVM, *quick, f"-Dlog4j2.configurationFile={fetch.FILES / 'kafka-log4j2.yaml'}"]
+    def command() -> list[str]:
+        quick = archives.options("kafka") if jvm is None else jvm
+        java = ["java", *_JVM, *quick, f"-Dlog4j2.configurationFile={fetch.FILES / 'kafka-log4j2.yaml'}"]
+        return [*java, "-cp", classes, "kafka.Kafka", str(properties)]
+
     return Node(
         f"kafka-{number}",
-        [*java, "-cp", classes, "kafka.Kafka", str(properties)],
+        command,
         home,
         prepare=prepare,
         ready=lambda: brokers(address) > 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import urllib.error
@@ -148,7 +149,7 @@ class Platform(Group):
         link = self.folder / LINK_KEY
         if not link.exists():
             link.touch(0o600)
-            link.write_text((self.folder / API_KEY).read_text()[::-1])
+            link.write_text(secrets.token_urlsafe(32) + "\n")
         lines = []
         for section, values in self._sections().items():
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
@@ -187,7 +188,7 @@ class Platform(Group):
         roles = self.roles
         brokers, cassandra = self._kafka(), self._addresses("cassandra")
         copies = 3 if len(brokers) >= 3 else 1
-        secret = str(self.folder / LINK_KEY)
+        link = str(self.folder / LINK_KEY)
         return {
             "process": {"grace": 15.0},
             "auth": {"secret_file": str(self.folder / SIGNING_KEY)},
@@ -206,9 +207,9 @@ class Platform(Group):
                 "port": int(cassandra[0].rpartition(":")[2]),
                 "replication_factor": 3 if len(cassandra) >= 3 else 1,
             },
-            "routers": {"addresses": [roles.listen(name) for name in roles.names("router")], "secret_file": secret},
-            "presences": {"addresses": [roles.listen(name) for name in roles.names("presence")], "secret_file": secret},
-            "link": {"secret_file": secret, "leaving": 8.0},
+            "routers": {"addresses": [roles.listen(name) for name in roles.names("router")], "secret_file": link},
+            "presences": {"addresses": [roles.listen(name) for name in roles.names("presence")], "secret_file": link},
+            "link": {"secret_file": link, "leaving": 8.0},
             # Leaving takes seconds here, not a minute: no balancer has to notice, and few are connected.
             "gateway": {"drain_propagation": 0.5, "drain_notice": 0.5, "drain_deadline": 8.0},
         }
