@@ -60,7 +60,7 @@ async def produce_times(servers: str, rate: float, seconds: float) -> LatencyHis
 
 def _produce_times(servers: str, rate: float, seconds: float) -> LatencyHistogram:
     from confluent_kafka import Producer
-    from confluent_kafka.admin import AdminClient, NewTopic
+    from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
     admin = AdminClient({"bootstrap.servers": servers})
     brokers = len(admin.list_topics(timeout=10).brokers)

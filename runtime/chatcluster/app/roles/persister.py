@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from chatcluster.app.roles.process import Process, Running
+from chatcluster.app.roles.schema import check_schema
 from chatcluster.app.roles.settings import ClusterSettings
+from chatcluster.app.webhook import open_webhook
 from chatcluster.backends.cassandra.store import CassandraStore
 from chatcluster.backends.kafka.consumer import KafkaConsumer
 from chatcluster.backends.kafka.log import KafkaLog
 from chatcluster.backends.kafka.reader import KafkaLogReader
 from chatcluster.backends.redis.bus import RedisBuses
+from chatcluster.backends.redis.presence import RedisPresence
 from chatcluster.backends.redis.read_cursors import RedisReadCursors
 from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.backends.redis.tails import RedisTails
-from chatcluster.core.records import INBOX, MESSAGES
+from chatcluster.core.records import INBOX, MESSAGES, NOTIFICATIONS
+from chatcluster.services.persister.push import PushService
+from chatcluster.services.persister.push_webhook import WebhookService
 from chatcluster.services.persister.service import PersisterService
 
 
@@ -29,9 +35,9 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
         CassandraStore.open(settings.cassandra, clock=clock, metrics=metrics) as store,
         RedisBuses.open(shards, clock=clock, metrics=metrics) as buses,
         KafkaLog.open(settings.kafka, clock=clock, metrics=metrics) as log,
-        KafkaLogReader.open(settings.kafka, clock=clock, metrics=metrics) as reader,
-        KafkaConsumer.open(settings.kafka, "stage1", MESSAGES, clock=clock, metrics=metrics) as messages,
-        KafkaConsumer.open(settings.kafka, "stage2", INBOX, clock=clock, metrics=metrics) as inbox,
+        KafkaLogReader.open(settings.kafka, log.places, metrics=metrics) as reader,
+        KafkaConsumer.open(settings.kafka, log.places, "stage1", MESSAGES, metrics=metrics) as messages,
+        KafkaConsumer.open(settings.kafka, log.places, "stage2", INBOX, metrics=metrics) as inbox,
     ):
         for what, one in (("redis", shards), ("cassandra", store), ("kafka", log)):
             process.depends(what, one)
@@ -48,7 +54,49 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
             metrics=metrics,
             settings=settings.persister,
         )
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(service.run())
+        async with AsyncExitStack() as stack:
+            pushing = await _push(process, settings, log, shards, stack) if settings.push.enabled else []
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            checking = group.create_task(check_schema(settings.cassandra))
+            running = [group.create_task(role.run()) for role in (service, *pushing)]
             yield Running(said="persister")
-            running.cancel()
+            for task in (checking, *running):
+                task.cancel()
+
+
+async def _push(
+    process: Process, settings: ClusterSettings, log: KafkaLog, shards: RedisShards, stack: AsyncExitStack
+) -> list[PushService | WebhookService]:
+    """The push hook's consumers, each with a group of its own: they delay nobody."""
+    clock, metrics, push = process.clock, process.metrics, settings.push
+    if settings.presence_redis is not None:
+        opening = RedisShards.open(settings.presence_redis, clock=clock, metrics=metrics)
+        shards = await stack.enter_async_context(opening)
+    inbox = KafkaConsumer.open(settings.kafka, log.places, "push", INBOX, metrics=metrics)
+    services: list[PushService | WebhookService] = [
+        PushService(
+            log=log,
+            inbox=await stack.enter_async_context(inbox),
+            presence=RedisPresence(shards, metrics=metrics),
+            clock=clock,
+            metrics=metrics,
+            settings=push,
+            persister=settings.persister,
+        )
+    ]
+    if push.webhook_url:
+        notifications = KafkaConsumer.open(settings.kafka, log.places, "webhook", NOTIFICATIONS, metrics=metrics)
+        webhook = open_webhook(
+            url=push.webhook_url, secret_file=Path(push.secret_file), timeout=push.webhook_timeout, clock=clock
+        )
+        services.append(
+            WebhookService(
+                notifications=await stack.enter_async_context(notifications),
+                webhook=await stack.enter_async_context(webhook),
+                clock=clock,
+                metrics=metrics,
+                settings=push,
+                persister=settings.persister,
+            )
+        )
+    return services

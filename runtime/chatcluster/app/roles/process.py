@@ -35,7 +35,7 @@ class Troubled(Protocol):
     """A backend as readiness sees it."""
 
     def problems(self) -> str | None:
-        """None when well, else what is wrong in a few words, without addresses' secrets."""
+        """None or nothing when well, else what is wrong in a few words, without addresses' secrets."""
         ...
 
 
@@ -78,7 +78,7 @@ class Process:
         self.metrics.gauge(
             "dependency_up",
             "Whether what this process needs answers.",
-            lambda: float(on.problems() is None),
+            lambda: float(not on.problems()),
             dependency=name,
         )
 
@@ -87,7 +87,7 @@ class Process:
 
         def check(of: Troubled) -> Check:
             async def problems() -> str | None:
-                return of.problems()
+                return of.problems() or None
 
             return problems
 

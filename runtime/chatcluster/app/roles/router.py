@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 from aiohttp import web
 
 from chatcluster.app.api_keys import load_keys
 from chatcluster.app.management import STALLED
 from chatcluster.app.roles.process import Process, Running
+from chatcluster.app.roles.schema import check_schema
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import ServerApi
 from chatcluster.backends.cassandra.store import CassandraStore
@@ -49,7 +51,7 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
             workers=RedisWorkers(shards, clock=clock),
             clock=clock,
             metrics=metrics,
-            settings=settings.router,
+            settings=msgspec.structs.replace(settings.router, name=name),
         )
 
         async def stalled() -> str | None:
@@ -63,9 +65,10 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
                 ).add_to(app)
 
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(service.run())
-            async with serve_router(service, log, settings.link, name=name, clock=clock, metrics=metrics) as link:
+            running = [group.create_task(task) for task in (check_schema(settings.cassandra), service.run())]
+            async with serve_router(service, log, settings.link, name=name, metrics=metrics) as link:
                 yield Running(
                     checks={"log": stalled}, leave=link.goodbye, add_to=add_api, said=f"router  link {link.port}"
                 )
-            running.cancel()
+            for task in running:
+                task.cancel()

@@ -15,7 +15,7 @@ from chatcluster.app.logs import write_logs
 from chatcluster.app.roles.process import Role, run_role
 from chatcluster.app.roles.settings import ClusterSettings, cluster_settings
 from chatcluster.app.settings import BadSettings, read_sections
-from chatcluster.ports import Misconfigured
+from chatcluster.ports import Misconfigured, Unavailable
 
 _FILE = click.Path(path_type=Path)
 
@@ -42,7 +42,7 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             run(*args, **kwargs)
-        except* (BadSettings, Misconfigured, ValueError, OSError) as group:
+        except* (BadSettings, Misconfigured, Unavailable, ValueError, OSError) as group:
             cause: BaseException = group
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]
