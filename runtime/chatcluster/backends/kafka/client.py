@@ -91,8 +91,9 @@ def password(settings: KafkaSettings) -> str:
 class Health:
     """Whether brokers answer one client: told in one line per change, and as a text for readiness."""
 
-    def __init__(self, what: str, settings: KafkaSettings, metrics: Metrics) -> None:
+    def __init__(self, what: str, settings: KafkaSettings, metrics: Metrics, *, told: bool = True) -> None:
         self.problem = ""
+        self._told = told
         self._what = what
         self._settings = settings
         self._password = password(settings) if settings.username else ""
@@ -104,7 +105,8 @@ class Health:
         """Something does not work."""
         if not self.problem:
             self._changes.add()
-            log.warning("kafka %s: %s", self._what, text)
+            if self._told:
+                log.warning("kafka %s: %s", self._what, text)
         self.problem = text
 
     def good(self) -> None:
@@ -115,6 +117,8 @@ class Health:
 
     def on_error(self, error: KafkaError) -> None:
         """The driver's ``error_cb``: only what concerns all brokers counts; the loss of one is the driver's matter."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self.problem:
+            return  # why was said before
         if error.fatal() or error.code() in _LOUD:
             self.bad(said(error))
 

@@ -104,6 +104,11 @@ def _admin(settings: KafkaSettings, health: Health) -> AdminClient:
         raise Misconfigured(f"[kafka] is not accepted by the driver: {said(error)}") from None
 
 
+def _away(admin: AdminClient, health: Health, error: KafkaException) -> Unavailable:
+    admin.poll(0)  # the driver says why only to those who ask
+    return Unavailable(f"kafka: {health.problem or said(error)}")
+
+
 def _result(future: Future[Any], settings: KafkaSettings) -> Any:
     try:
         return future.result(settings.request_timeout_ms / 1000 + 5)
@@ -158,7 +163,7 @@ async def create_topics(settings: KafkaSettings, *, metrics: Metrics) -> list[st
     Existing topics stay as they are: ``check_topics`` says what is wrong with them. Raises ``Misconfigured``,
     ``Unavailable``.
     """
-    health = Health("topics", settings, metrics)
+    health = Health("topics", settings, metrics, told=False)
     return await asyncio.get_running_loop().run_in_executor(None, _create, settings, health)
 
 
@@ -181,7 +186,7 @@ def _describe(admin: AdminClient, names: list[str], settings: KafkaSettings, hea
                 elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     wrong.append(f"topic {name}: kafka.username may not describe it; fix: allow it Describe")
                 else:
-                    raise Unavailable(f"kafka: {health.problem or said(error)}") from error
+                    raise _away(admin, health, error) from error
         if not wrong:
             return found
         if time.monotonic() > deadline:
@@ -201,7 +206,7 @@ def _check(settings: KafkaSettings, health: Health) -> KafkaPlaces:
         try:
             actual = {key: entry.value for key, entry in _result(configs[resources[name]], settings).items()}
         except KafkaException as error:
-            raise Unavailable(f"kafka: {health.problem or said(error)}") from error
+            raise _away(admin, health, error) from error
         wrong += mismatches(plan, name, found[name].partitions, actual, settings)
     if wrong:
         raise Misconfigured("; ".join(wrong))
@@ -261,7 +266,7 @@ def mismatches(
 
 async def check_topics(settings: KafkaSettings, *, metrics: Metrics) -> KafkaPlaces:
     """Whether the topics are what they must be, and their facts. Raises ``Misconfigured``, ``Unavailable``."""
-    health = Health("topics", settings, metrics)
+    health = Health("topics", settings, metrics, told=False)
     return await asyncio.get_running_loop().run_in_executor(None, _check, settings, health)
 
 
