@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -43,10 +43,9 @@ class Wire(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        # We look at the size ourselves and refuse the newcomer; nothing here can be paused.
-        transport.set_write_buffer_limits(high=1 << 40)
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's are not registered as such
+        # We look at the size ourselves and refuse the newcomer; nothing here can be paused. uvloop keeps it as an int.
+        transport.set_write_buffer_limits(high=(1 << 31) - 1)
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._loop.time()
