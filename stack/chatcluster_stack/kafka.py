@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chatcluster_stack import archives, fetch, ports
-from chatcluster_stack.processes import Group, Node, NotReady, wait_for
+from chatcluster_stack.processes import Group, Node, NotReady, together, wait_for
 
 _CLUSTER = "ChatClusterStack00000w"
 _JVM = ["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
@@ -87,6 +87,14 @@ class _Kafka(Group):
             ports.check(self._wanted)
         super().start()
         wait_for(lambda: brokers(self.address) >= len(self.nodes), timeout=90, what="all brokers of Kafka")
+
+    def stop(self, *, wipe: bool = False) -> None:
+        """All at once: a controller that has lost its quorum would wait for it. What it wrote is read again."""
+        if not wipe:
+            for node in self.nodes.values():
+                node.ask_to_leave()
+            together(lambda node: node.term(patience=5), self.nodes.values())
+        super().stop(wipe=wipe)
 
 
 def _throw_away(folder: Path, jvm: list[str]) -> Group:

@@ -211,8 +211,4 @@ class Group:
 
     def stop(self, *, wipe: bool = False) -> None:
         """Ends every node; with ``wipe`` without ceremony and with its data."""
-        for node in self.nodes.values():
-            if wipe:
-                node.wipe()
-            else:
-                node.term()
+        together(Node.wipe if wipe else Node.term, self.nodes.values())

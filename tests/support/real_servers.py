@@ -1,4 +1,4 @@
-"""Real Redis, Kafka and Cassandra for tests: given by the environment, or started once per session.
+"""Real Redis, Kafka and Cassandra for tests, and the platform on them: once per session, or given by the environment.
 
 A variable ``CHATCLUSTER_TEST_...`` names a server that runs already. A server that cannot be had skips its tests
 on a developer's machine and fails them under CI.
@@ -9,26 +9,33 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from chatcluster_stack.fetch import Missing
+from chatcluster_stack.named import Stack, platform
 from chatcluster_stack.processes import Group
 from chatcluster_stack.servers import group, run_folder
 
 _STACK = f"tests-{os.getpid()}"
 
 
+@contextmanager
+def _needed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Missing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{what}: {missing}")
+        pytest.skip(f"{what}: {missing}")
+
+
 def _started(kind: str) -> Iterator[Group]:
     servers = group(kind, _STACK)
     try:
-        try:
+        with _needed(kind):
             servers.start()
-        except Missing as missing:
-            if os.environ.get("CI"):
-                pytest.fail(f"{kind}: {missing}")
-            pytest.skip(f"{kind}: {missing}")
         yield servers
     finally:
         servers.stop(wipe=True)
@@ -121,3 +128,20 @@ def kafka3(request: pytest.FixtureRequest) -> str:
 def cassandra(request: pytest.FixtureRequest) -> str:
     """host:port of a Cassandra of one node."""
     return _address(request, "CHATCLUSTER_TEST_CASSANDRA", "cassandra_nodes")
+
+
+@pytest.fixture(scope="session")
+def whole_stack() -> Iterator[Stack]:
+    """The platform on two Redis, three brokers and a Cassandra; use ``stack``, which mends it after each test."""
+    with ExitStack() as running:
+        with _needed("stack"):
+            started = running.enter_context(platform(f"{_STACK}-platform"))
+        yield started
+
+
+@pytest.fixture
+def stack(whole_stack: Stack) -> Iterator[Stack]:
+    """The whole platform, ready. What a test leaves down or paused is started again before the next one."""
+    whole_stack.heal()
+    yield whole_stack
+    whole_stack.heal()
