@@ -25,6 +25,7 @@ from chatcluster.backends.memory import (
 from chatcluster.backends.sqlite import SqliteLog, SqliteStore
 from chatcluster.core.metrics import Metrics
 from jumping import JumpingLoop, LoopClock, run_to_end
+from redis_places import Makers, emptied, settings_for
 
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
 T = TypeVar("T")
@@ -113,35 +114,66 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     return {"sqlite": partial(SqliteStore.open, tmp_path, metrics=Metrics())}[request.param]
 
 
-@pytest.fixture(params=["memory"])
-def make_buses(request: pytest.FixtureRequest) -> Callable[..., Any]:
+REDIS = ["redis", "redis-cluster", "redis-sentinel"]
+
+
+def maker(request: pytest.FixtureRequest, port: str, embedded_one: Callable[..., Any]) -> Opener:
+    """Opens what serves a port for the time of a block: in this process, or on a real Redis."""
+    if request.param in REDIS:
+        opener: Opener = getattr(Makers(settings_for(request, request.param)), port)
+        return opener
+
+    @asynccontextmanager
+    async def opened(**arguments: Any) -> AsyncIterator[Any]:
+        yield embedded_one(**arguments)
+
+    return opened
+
+
+@pytest.fixture(params=["memory", *REDIS])
+def make_buses(request: pytest.FixtureRequest) -> Opener:
     """``make_buses(buffer=…)``: the size of a listener's buffer makes it clog."""
-    return {"memory": MemoryBuses}[request.param]
+    return maker(request, "buses", MemoryBuses)
 
 
-@pytest.fixture(params=["memory"])
-def make_tails(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """``make_tails(clock=…, entries=…, ttl=…)``; ``wipe()`` empties it."""
-    return {"memory": MemoryTails}[request.param]
+@pytest.fixture(params=["memory", *REDIS])
+def make_tails(request: pytest.FixtureRequest) -> Opener:
+    """``make_tails(clock=…, entries=…, ttl=…)``: ttl in ms."""
+    return maker(request, "tails", MemoryTails)
 
 
-@pytest.fixture(params=["memory"])
-def make_dedupe(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """``make_dedupe(clock=…)``; ``wipe()`` empties it."""
-    return {"memory": MemoryDedupe}[request.param]
+@pytest.fixture(params=["memory", *REDIS])
+def make_dedupe(request: pytest.FixtureRequest) -> Opener:
+    """``make_dedupe(clock=…, window=…)``: window in ms."""
+    return maker(request, "dedupe", MemoryDedupe)
 
 
-@pytest.fixture(params=["memory"])
-def make_read_cursors(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return {"memory": MemoryReadCursors}[request.param]
+@pytest.fixture(params=["memory", *REDIS])
+def make_read_cursors(request: pytest.FixtureRequest) -> Opener:
+    """``make_read_cursors(dirty=…)``: how many changes may wait."""
+    return maker(request, "read_cursors", MemoryReadCursors)
 
 
-@pytest.fixture(params=["memory"])
-def make_presence(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """``make_presence(clock=…)``; ``wipe()`` empties it."""
-    return {"memory": MemoryPresence}[request.param]
+@pytest.fixture(params=["memory", *REDIS])
+def make_presence(request: pytest.FixtureRequest) -> Opener:
+    """``make_presence(clock=…, sessions=…)``."""
+    return maker(request, "presence", MemoryPresence)
 
 
-@pytest.fixture(params=["memory"])
-def make_workers(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return {"memory": MemoryWorkers}[request.param]
+@pytest.fixture(params=["memory", *REDIS])
+def make_workers(request: pytest.FixtureRequest) -> Opener:
+    """``make_workers(clock=…, floor=…, ttl=…)``: one number, leased for ``ttl`` seconds."""
+    return maker(request, "workers", MemoryWorkers)
+
+
+@pytest.fixture
+def wipe() -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """``await wipe(port)``: everything it kept is gone, as after a restart."""
+
+    async def wiped(port: Any) -> None:
+        if hasattr(port, "wipe"):
+            port.wipe()
+        else:
+            await emptied(port._shards)
+
+    return wiped

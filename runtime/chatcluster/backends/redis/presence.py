@@ -86,10 +86,12 @@ return out
 class RedisPresence:
     """Port ``PresenceStore``. Times are the server's. ``sessions``: users kept at most, roughly."""
 
-    def __init__(self, shards: RedisShards, *, metrics: Metrics, sessions: int | None = None) -> None:
+    def __init__(
+        self, shards: RedisShards, *, metrics: Metrics, sessions: int | None = None, slices: int = SLICES
+    ) -> None:
         self._shards = shards
-        self._bound = -(-(sessions or shards.settings.sessions) // SLICES)
-        self._places = [f"s{number}" for number in range(SLICES)]
+        self._bound = -(-(sessions or shards.settings.sessions) // slices)
+        self._places = [f"s{number}" for number in range(slices)]
         self._touched = metrics.counter("presence_beats_stored_total", "Signs of life written.")
         self._next = 0
 
@@ -128,10 +130,11 @@ class RedisPresence:
 
     async def expired(self, limit: int) -> Sequence[User]:
         # A share of the limit for each slice, another slice first each time: nobody is named and then forgotten.
-        share, gone = max(1, limit // SLICES), []
-        self._next = (self._next + 1) % SLICES
+        slices = len(self._places)
+        share, gone = max(1, limit // slices), []
+        self._next = (self._next + 1) % slices
         turn = self._places[self._next :] + self._places[: self._next]
-        places = turn[: max(1, min(SLICES, limit // share))]
+        places = turn[: max(1, min(slices, limit // share))]
         commands = [(place, ("EVAL", EXPIRED, 1, self._looks(place), self._users(place), share)) for place in places]
         answers = await self._shards.run(commands)
         for answer in answers:
@@ -142,7 +145,7 @@ class RedisPresence:
         return gone
 
     def _place(self, tenant: str, user: str) -> str:
-        return self._places[crc32(f"{tenant}/{user}".encode()) % SLICES]
+        return self._places[crc32(f"{tenant}/{user}".encode()) % len(self._places)]
 
     def _users(self, place: str) -> str:
         return self._shards.key("u", place, ":")

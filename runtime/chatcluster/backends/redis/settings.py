@@ -72,8 +72,9 @@ class RedisSettings(msgspec.Struct, frozen=True):
     """Read cursors that wait for their flush at most; over it a new one is refused."""
     sessions: int = 1_000_000
     """Sessions that presence keeps at most; over it new ones are not taken (they show as offline)."""
-    lease: float = 15.0
-    """Life of a worker number's lease. The very first start, and one after Redis was lost, waits so long once."""
+    lease: float = 9.0
+    """Life of a worker number's lease. A fresh, wiped or failed-over Redis gives a number only after that long, so a
+    platform's first start waits for it; renewed every third, and minting stops 2 s before it ends."""
 
     def __post_init__(self) -> None:
         if self.mode == "cluster" and not self.cluster:

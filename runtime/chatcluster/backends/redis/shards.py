@@ -121,6 +121,10 @@ class RedisShards:
             return "no node of the cluster answers"
         return "; ".join(wrong) or None
 
+    def clients(self) -> Sequence[Any]:
+        """redis-py's clients, one per node (a cluster: one for all)."""
+        return [lane.client for lane in self._lanes.values()]
+
     # -- places -----------------------------------------------------------------------------------------------
 
     def key(self, kind: str, place: str, rest: str = "") -> str:
