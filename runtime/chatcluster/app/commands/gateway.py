@@ -21,13 +21,12 @@ from chatcluster.app.roles import starting
 @starting.one_line
 def command(listen: str, config: Path | None, management: str, processes: int, demo: bool) -> None:
     """Run a gateway until SIGTERM, then drain it."""
-    from chatcluster.app.address import Address
     from chatcluster.app.demo import LOOPBACK
     from chatcluster.app.roles.gateway import gateway
     from chatcluster.app.settings import BadSettings
 
     settings = starting.settings_of(config)
-    address, probes = Address.parse(listen), starting.where(management)
+    address, probes = starting.address("--listen", listen), starting.where(management)
     if demo and (address.host not in LOOPBACK or settings.auth.secret_file is None):
         raise BadSettings("--demo: allowed: with --listen on this machine (127.0.0.1) and auth.secret_file")
     if processes == 1:

@@ -14,7 +14,7 @@ log = logging.getLogger("chatcluster.cassandra")
 
 
 async def check_schema(settings: CassandraSettings) -> None:
-    """Asks until the store answers; meanwhile the role works without it. Raises ``Misconfigured``: it must not go on."""
+    """Asks until the store answers; meanwhile the role works without it. Raises ``Misconfigured``."""
     loop = asyncio.get_running_loop()
     attempt = 0
     while True:

@@ -30,9 +30,17 @@ management_option = click.option(
 )
 
 
+def address(option: str, text: str) -> Address:
+    """An address of the command line. Raises ``BadSettings``."""
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise BadSettings(f"{option}: {error}") from None
+
+
 def where(text: str) -> Address | Path:
-    """An address, or a path if there is a slash in it. Raises ``ValueError``."""
-    return Path(text) if "/" in text else Address.parse(text)
+    """The management address, or a path if there is a slash in it. Raises ``BadSettings``."""
+    return Path(text) if "/" in text else address("--management", text)
 
 
 def one_line(run: Callable[..., None]) -> Callable[..., None]:
@@ -42,7 +50,7 @@ def one_line(run: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             run(*args, **kwargs)
-        except* (BadSettings, Misconfigured, Unavailable, ValueError, OSError) as group:
+        except* (BadSettings, Misconfigured, Unavailable, OSError) as group:
             cause: BaseException = group
             while isinstance(cause, BaseExceptionGroup):
                 cause = cause.exceptions[0]

@@ -30,6 +30,7 @@ from chatcluster.services.gateway.revocations import Revocations
 from chatcluster.services.gateway.session import Session
 from chatcluster.services.gateway.session_settings import SessionSettings
 from chatcluster.services.gateway.watching import Watching
+from chatcluster.services.listening import subscribed
 from chatcluster.services.reader import TimelineReader
 
 
@@ -149,6 +150,7 @@ class Sessions:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(subscribed(self._bus, [self._own]))
             tasks.create_task(self._listen())
             tasks.create_task(self.resumer.run())
             tasks.create_task(self.follows.run())
@@ -165,7 +167,6 @@ class Sessions:
             self.prover.suspect(await self.hub.resubscribe())
 
     async def _listen(self) -> None:
-        await self._bus.subscribe([self._own])
         async for batch in self._bus.listen():
             self.take(batch)
 

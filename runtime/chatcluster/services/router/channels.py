@@ -23,6 +23,7 @@ from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import Kind, Role, Route, channel_key, channel_timeline, inbox_timeline
 from chatcluster.core.rows import StoredChannel
 from chatcluster.ports import Bus, Clock, Delivery, Lost, StoreReader, Unavailable
+from chatcluster.services.listening import subscribed
 from chatcluster.services.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -217,10 +218,14 @@ class ChannelCache:
 
     async def run(self) -> None:
         """Follow ``Changed`` until cancelled."""
-        await self._bus.subscribe([ROUTERS_TOPIC])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._subscribe())
+            async for batch in self._bus.listen():
+                self.follow(batch)
+
+    async def _subscribe(self) -> None:
+        await subscribed(self._bus, [ROUTERS_TOPIC])
         self.drop()  # what was loaded before the subscription stood may have missed its news
-        async for batch in self._bus.listen():
-            self.follow(batch)
 
     def follow(self, batch: Sequence[Delivery | Lost]) -> None:
         """Take what the bus told."""
