@@ -161,6 +161,6 @@ def _node(
         command,
         home,
         prepare=prepare,
-        ready=lambda: peers(host, port) >= known,
+        ready=lambda: ports.listens(host, port) and peers(host, port) >= known,
         patience=240,
     )

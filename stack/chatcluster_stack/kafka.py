@@ -70,7 +70,7 @@ def kafka(
             "log.cleaner.dedupe.buffer.size": 8388608,
             **(extra or {}),
         }
-        nodes.append(_node(home, i, {key: str(value) for key, value in settings.items()}, f"{host}:{port}", jvm))
+        nodes.append(_node(home, i, {key: str(value) for key, value in settings.items()}, host, port, jvm))
     bootstrap = ",".join(f"127.0.0.{i}:{port}" for i in range(1, count + 1))
     return _Kafka(nodes, bootstrap, [port, port + 1, controller_port])
 
@@ -111,7 +111,9 @@ def brokers(bootstrap: str) -> int:
     return len(described.nodes) if described.controller is not None else 0
 
 
-def _node(home: Path, number: int, settings: Mapping[str, str], address: str, jvm: Sequence[str] | None) -> Node:
+def _node(
+    home: Path, number: int, settings: Mapping[str, str], host: str, port: int, jvm: Sequence[str] | None
+) -> Node:
     properties, classes = home / "server.properties", f"{fetch.jars('kafka')}/*"
 
     def prepare() -> None:
@@ -136,6 +138,6 @@ def _node(home: Path, number: int, settings: Mapping[str, str], address: str, jv
         command,
         home,
         prepare=prepare,
-        ready=lambda: brokers(address) > 0,
+        ready=lambda: ports.listens(host, port) and brokers(f"{host}:{port}") > 0,
         patience=90,
     )

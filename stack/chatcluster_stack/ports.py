@@ -26,6 +26,13 @@ def is_free(port: int, addresses: Iterable[str] = ADDRESSES) -> bool:
     return True
 
 
+def listens(address: str, port: int) -> bool:
+    """Whether somebody accepts connections there; cheap, so that it can be asked often before a driver is."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
+
+
 def check(ports: Iterable[int]) -> None:
     """Raises ``Taken`` for the first port in use."""
     for port in ports:

@@ -91,10 +91,12 @@ class Node:
         except (OSError, ValueError):
             return None
         pid = int(recorded["pid"])
+        runs = started_at(pid) == recorded["started"]
         if (child := _CHILDREN.get(pid)) is not None and (status := child.poll()) is not None:
             self.status = status
-            del _CHILDREN[pid]
-        return pid if started_at(pid) == recorded["started"] else None
+            _CHILDREN.pop(pid, None)
+            return None
+        return pid if runs else None
 
     def start(self, *, wait: bool = True) -> None:
         """Starts it unless it runs; with ``wait`` returns when it answers."""
