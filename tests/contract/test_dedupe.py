@@ -30,7 +30,7 @@ def test_settled_only_while_it_holds_that_id(jump, loop_clock, make_dedupe):
             assert await dedupe.claim([Claim("k", 3, 11)]) == [Claimed(2, 11, False)]
             dedupe.settle([Claim("k", 2, 11)])
             async with asyncio.timeout(20):  # best effort, some time soon
-                while await dedupe.claim([Claim("k", 3, 11)]) != [Claimed(2, 11, True)]:
+                while await dedupe.claim([Claim("k", 3, 11)]) != [Claimed(2, 11, True)]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
     jump(main())

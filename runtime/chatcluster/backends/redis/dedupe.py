@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatcluster.backends.redis.shards import RedisShards, settled
+from chatcluster.backends.redis.lanes import settled
+from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Claim, Claimed
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from zlib import crc32
 
-from chatcluster.backends.redis.shards import RedisShards, settled
+from chatcluster.backends.redis.lanes import settled
+from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.envelope import Status
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Beat, Unavailable

@@ -11,7 +11,8 @@ from zlib import crc32
 
 import msgspec
 
-from chatcluster.backends.redis.shards import RedisShards, settled
+from chatcluster.backends.redis.lanes import settled
+from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.rows import ReadCursorRow
 from chatcluster.ports import Unavailable

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -17,9 +16,10 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from chatcluster.backends.redis.access import FilePassword, credentials, read_password, tls_arguments
+from chatcluster.backends.redis.lanes import Command, Lane, ended, said, settled
 from chatcluster.backends.redis.settings import RedisSettings, split
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.placement import place as placed
@@ -27,26 +27,8 @@ from chatcluster.ports import Clock, Unavailable
 
 log = logging.getLogger(__name__)
 
-Command = tuple[Any, ...]
 Address = tuple[str, int]
 CLUSTER = "cluster"
-NOT_NOW = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "OOM",
-    "BUSY",
-    "NOAUTH",
-    "WRONGPASS",
-)
-
-
-def said(error: BaseException) -> str:
-    """An error in a word, without addresses and secrets."""
-    return type(error).__name__
 
 
 class Node:
@@ -60,16 +42,6 @@ class Node:
         self.problem: str | None = "not yet connected"
 
 
-class _Lane:
-    """A client of redis-py, the gate before it, and what is written without anybody waiting."""
-
-    def __init__(self, client: Redis | RedisCluster, settings: RedisSettings) -> None:
-        self.client = client
-        self.gate = asyncio.Semaphore(settings.connections)
-        self.posts: deque[tuple[str, Command]] = deque()
-        self.wake = asyncio.Event()
-
-
 class RedisShards:
     """All nodes, opened once per process and settings; ports are made on it."""
 
@@ -78,7 +50,7 @@ class RedisShards:
         self.prefix = settings.prefix
         self._clock = clock
         self.nodes: dict[str, Node] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._cluster: RedisCluster | None = None
         self._sentinel: Sentinel | None = None
         self._stale = False
@@ -103,12 +75,10 @@ class RedisShards:
         try:
             yield shards
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for lane in shards._lanes.values():
+            await ended(tasks)
+            for client in shards.clients():
                 with suppress(RedisError, OSError):
-                    await lane.client.aclose()
+                    await client.aclose()
             if shards._sentinel is not None:
                 for one in shards._sentinel.sentinels:
                     with suppress(RedisError, OSError):
@@ -123,7 +93,8 @@ class RedisShards:
 
     def clients(self) -> Sequence[Any]:
         """redis-py's clients, one per node (a cluster: one for all)."""
-        return [lane.client for lane in self._lanes.values()]
+        found = {id(lane.client): lane.client for lane in self._lanes.values()}
+        return list(found.values())
 
     # -- places -----------------------------------------------------------------------------------------------
 
@@ -177,7 +148,7 @@ class RedisShards:
         answers: list[Any] = [None] * len(commands)
         by_lane: dict[str, list[int]] = {}
         for index, (place, _) in enumerate(commands):
-            by_lane.setdefault(CLUSTER if self._cluster is not None else placed(place, self.nodes), []).append(index)
+            by_lane.setdefault(self._served(place), []).append(index)
         size = self.settings.pipeline
 
         async def one(name: str, found: list[int]) -> None:
@@ -187,6 +158,11 @@ class RedisShards:
                 got = await self._pipe(name, [commands[index][1] for index in indexes])
                 for index, answer in zip(indexes, got, strict=True):
                     answers[index] = answer
+                if isinstance(got[-1], Unavailable):
+                    # The rest is not tried: a call that fails ends soon.
+                    for index in found[at + size :]:
+                        answers[index] = got[-1]
+                    return
 
         if len(by_lane) == 1:
             for name, found in by_lane.items():
@@ -208,7 +184,7 @@ class RedisShards:
         lane.posts.append((place, command))
         lane.wake.set()
 
-    async def _write(self, lane: _Lane) -> None:
+    async def _write(self, lane: Lane) -> None:
         while True:
             await lane.wake.wait()
             lane.wake.clear()
@@ -217,36 +193,29 @@ class RedisShards:
                 batch = [lane.posts.popleft() for _ in range(min(len(lane.posts), self.settings.pipeline))]
                 await self.run(batch)
 
+    def _lane(self, name: str) -> Lane:
+        lane = self._lanes.get(name)
+        if lane is None:  # a cluster's nodes come and go; the client is one
+            lane = self._lanes[name] = Lane(name, self._lanes[CLUSTER].client, self.settings)
+        return lane
+
+    def _served(self, place: str) -> str:
+        """The lane of a place."""
+        if self._cluster is None:
+            return placed(place, self.nodes)
+        node = self.node_of(place)
+        return CLUSTER if node is None else node.name
+
     async def _pipe(self, name: str, commands: Sequence[Command]) -> list[Any]:
-        lane = self._lanes[name]
         node = self.nodes.get(name)
         if node is not None and node.problem is not None:
             return [Unavailable(f"redis {name}: {node.problem}")] * len(commands)
-        try:
-            async with asyncio.timeout(self.settings.timeout):
-                await lane.gate.acquire()
-        except TimeoutError:
-            return [Unavailable(f"redis {name}: too many wait for a connection")] * len(commands)
-        try:
-            async with lane.client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    options = {"get": True} if command[0] == "SET" else {}
-                    pipe.execute_command(*command, **options)
-                got = await pipe.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._failed.add(len(commands))
+        answers = await self._lane(name).pipe(commands)
+        failed = sum(isinstance(one, Exception) for one in answers)
+        if failed:
+            self._failed.add(failed)
             self._stale = True
-            return [Unavailable(f"redis {name}: {said(error)}")] * len(commands)
-        finally:
-            lane.gate.release()
-        return [self._judged(name, one) if isinstance(one, Exception) else one for one in got]
-
-    def _judged(self, name: str, error: Exception) -> Exception:
-        self._failed.add()
-        text = str(error)
-        if isinstance(error, ResponseError) and not text.startswith(NOT_NOW):
-            return error
-        return Unavailable(f"redis {name}: {said(error)}")
+        return answers
 
     # -- describing and watching -------------------------------------------------------------------------------
 
@@ -264,7 +233,7 @@ class RedisShards:
             how["retry"] = Retry(NoBackoff(), 1)
             starts = [ClusterNode(*split(address)) for address in settings.cluster]
             self._cluster = RedisCluster(startup_nodes=starts, require_full_coverage=False, **how)
-            self._lanes[CLUSTER] = _Lane(self._cluster, settings)
+            self._lanes[CLUSTER] = Lane(CLUSTER, self._cluster, settings)
             return
         if settings.sentinels:
             secret = settings.sentinel_password_file
@@ -279,7 +248,7 @@ class RedisShards:
             else:
                 host, port = split(name)
                 client = Redis(host=host, port=port, **how)
-            self._lanes[name] = _Lane(client, settings)
+            self._lanes[name] = Lane(name, client, settings)
 
     def _address(self, name: str) -> Callable[[], Awaitable[Address]]:
         async def address() -> Address:
@@ -379,15 +348,6 @@ class RedisShards:
                     self._stale = True
                 else:
                     await lane.client.connection_pool.disconnect(inuse_connections=False)
-
-
-def settled(answer: Any) -> Any:
-    """The answer, or what stands in its place raised as ``Unavailable``."""
-    if isinstance(answer, Unavailable):
-        raise answer
-    if isinstance(answer, Exception):
-        raise Unavailable(f"redis refused: {said(answer)}") from answer
-    return answer
 
 
 def _fixed(host: str, port: int) -> Callable[[], Awaitable[Address]]:

@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from chatcluster.backends.redis.shards import Command, RedisShards
+from chatcluster.backends.redis.lanes import Command
+from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import EventRecord
 from chatcluster.ports import Committed, TailEntry, Unavailable
@@ -71,6 +72,10 @@ class RedisTails:
         self._corrupt = metrics.counter("tail_corrupt_total", "Tails that could not be decoded.")
 
     async def append(self, entries: Sequence[tuple[str, TailEntry]]) -> None:
+        """See ``ports.Tails``. Where one node fails, the others have taken theirs before ``Unavailable`` is raised:
+
+        writing all again is harmless, since what stands there already is refused.
+        """
         key = self._shards.key
         commands: list[tuple[str, Command]] = []
         written: dict[str, None] = {}

@@ -14,8 +14,9 @@ from typing import Any, cast
 import hiredis
 
 from chatcluster.backends.redis.access import read_password
+from chatcluster.backends.redis.lanes import said
 from chatcluster.backends.redis.settings import RedisSettings
-from chatcluster.backends.redis.shards import Node, said
+from chatcluster.backends.redis.shards import Node
 from chatcluster.core.backoff import delay
 
 log = logging.getLogger(__name__)

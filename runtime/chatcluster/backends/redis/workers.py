@@ -17,9 +17,9 @@ from chatcluster.ports import Clock, Fenced, Lease, Unavailable
 
 PLACE = "workers"
 
-# All stands in one hash, so that eviction takes all or nothing. h<n> ``sequence ttl holder`` of a lease; f<n> wall ms up
-# to which its holders may mint; q the last sequence; watch: a word for this server, as it is, with this hash; server:
-# what the word stands for; since: wall ms at which it was first seen; ripe: the watch that somebody saw for a lease.
+# All stands in one hash, so that eviction takes all or nothing. h<n> ``sequence ttl holder`` of a lease; f<n> wall ms
+# up to which its holders may mint; q the last sequence; watch: a word for this server, as it is, with this hash;
+# server: what the word stands for; since: wall ms at which it was first seen; ripe: a watch that stood for a lease.
 # ARGV: holder, ttl ms, number held or -1, holder's wall time now, highest number, a new word, the watch seen for a
 # lease or "", then (number, sequence) of leases seen unmoved for as long as they last.
 # Answers number (-1: none, -2: another's), floor ms, watch, then sequence, ttl and number of each lease.
