@@ -31,19 +31,19 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can.
 bench: $(VENV)/.platform ## Measure the embedded platform beside its limits.
 	@$(BIN)/chatcluster bench all $(ARGS)
 
-docs: $(VENV)/.dev ## Generate the protocol's schema and the server API's description anew.
+docs: $(VENV)/.dev ## Generate schema, server API and settings reference anew.
 	@$(BIN)/python scripts/generate.py
 
 lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt, with hashes.
 	@scripts/lock.sh $(BIN)
 
-stack: $(VENV)/.platform ## Start real Redis, Kafka and Cassandra on this machine (docs/stack.md).
+stack: $(VENV)/.platform ## The distributed platform on this machine, on real servers (docs/stack.md).
 	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack up $(ARGS)
 
-stack-down: $(VENV)/.platform ## End them.
+stack-down: $(VENV)/.platform ## End it.
 	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack down $(ARGS)
 
-stack-status: $(VENV)/.platform ## Show what of them runs.
+stack-status: $(VENV)/.platform ## Show what of it runs.
 	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack status $(ARGS)
 
 clean: ## Remove what the other commands made, but no data.
