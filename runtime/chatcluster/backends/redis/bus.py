@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from chatcluster.backends.redis.access import tls_context
+from chatcluster.backends.redis.liar import Liar
 from chatcluster.backends.redis.shards import Node, RedisShards
 from chatcluster.backends.redis.wire import Line, command
 from chatcluster.core.envelope import Envelope, decode_envelope, encode_envelope
@@ -188,7 +189,10 @@ class RedisBuses:
         self.tls = tls_context(shards.settings)
         self.clustered = shards.settings.mode == "cluster"
         self.words = (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if self.clustered else (b"SUBSCRIBE", b"UNSUBSCRIBE")
-        self._publish = b"*3\r\n$8\r\nSPUBLISH\r\n" if self.clustered else b"*3\r\n$7\r\nPUBLISH\r\n"
+        self._word = b"*3\r\n$8\r\nSPUBLISH\r\n" if self.clustered else b"*3\r\n$7\r\nPUBLISH\r\n"
+        self.publish: Callable[[Sequence[str], Envelope], None] = self._tell
+        if self.settings.bus_loss or self.settings.bus_repeat or self.settings.bus_delay:
+            self.publish = Liar(self._tell, self.settings)
         self.topics: dict[str, _Topic] = {}
         self._ears: dict[str, _Ear] = {}
         self._mouths: dict[str, _Mouth] = {}
@@ -268,7 +272,7 @@ class RedisBuses:
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
-    def publish(self, topics: Sequence[str], envelope: Envelope) -> None:
+    def _tell(self, topics: Sequence[str], envelope: Envelope) -> None:
         payload = encode_envelope(envelope)
         tail = b"$%d\r\n%b\r\n" % (len(payload), payload)
         heads = self._heads
@@ -282,7 +286,7 @@ class RedisBuses:
         if node is None or node.name not in self._mouths:
             return None
         name = self.shards.key("b", topic).encode()
-        known = self._mouths[node.name], self._publish + b"$%d\r\n%b\r\n" % (len(name), name)
+        known = self._mouths[node.name], self._word + b"$%d\r\n%b\r\n" % (len(name), name)
         if len(self._heads) >= 100_000:
             self._heads.clear()
         self._heads[topic] = known
@@ -372,7 +376,7 @@ class RedisBus:
     def __init__(self, buses: RedisBuses, name: str) -> None:
         self.name = name
         self.topics: set[str] = set()
-        self.publish: Callable[[Sequence[str], Envelope], None] = buses.publish
+        self.publish = buses.publish
         self._buses = buses
         self._bound = buses.settings.listen_buffer
         self._buffer: list[Delivery | Lost] = []

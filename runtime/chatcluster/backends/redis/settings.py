@@ -75,8 +75,17 @@ class RedisSettings(msgspec.Struct, frozen=True):
     lease: float = 9.0
     """Life of a worker number's lease. A fresh, wiped or failed-over Redis gives a number only after that long, so a
     platform's first start waits for it; renewed every third, and minting stops 2 s before it ends."""
+    bus_loss: float = 0.0
+    """Experiments only: the share of publications that this process loses without knowing it, 0 to 1."""
+    bus_repeat: float = 0.0
+    """Experiments only: the share of publications told twice."""
+    bus_delay: float = 0.0
+    """Experiments only: the share of publications told up to 0.3 s late, so behind others."""
 
     def __post_init__(self) -> None:
+        for share in ("bus_loss", "bus_repeat", "bus_delay"):
+            if not 0 <= getattr(self, share) <= 1:
+                raise ValueError(f"{share} is {getattr(self, share)!r}; allowed: a share, 0 to 1")
         if self.mode == "cluster" and not self.cluster:
             raise ValueError("cluster is empty; allowed: host:port of at least one node with mode cluster")
         if self.mode == "sharded" and not self.shards:
