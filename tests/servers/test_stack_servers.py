@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -84,6 +85,21 @@ def test_two_callers_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for caller in callers:
         caller.join()
     assert most == 1
+
+
+def test_two_processes_fetch_once(tmp_path: Path) -> None:
+    if shutil.which("mvn") is None:
+        pytest.skip("Maven is not installed")
+    command = [sys.executable, "-c", "from chatcluster_stack import fetch; fetch.kafka()"]
+    stack = str(Path(fetch.__file__).parents[1])
+    environment = {**os.environ, "CHATCLUSTER_CACHE": str(tmp_path), "PYTHONPATH": stack}
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        for _ in range(2)
+    ]
+    said = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert sorted("by Maven" in text for text in said) == [False, True]
 
 
 def test_redis_forgets_when_wiped_and_remembers_when_restarted(redis_nodes: Group) -> None:
