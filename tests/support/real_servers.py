@@ -132,7 +132,13 @@ def cassandra(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def whole_stack() -> Iterator[Stack]:
-    """The platform on two Redis, three brokers and a Cassandra; use ``stack``, which mends it after each test."""
+    """The platform on two Redis, three brokers and a Cassandra; use ``stack``, which mends it after each test.
+
+    ``CHATCLUSTER_TEST_STACK``: name of one that ``python -m chatcluster_stack`` started.
+    """
+    if given := os.environ.get("CHATCLUSTER_TEST_STACK"):
+        yield Stack.recorded(given)
+        return
     with ExitStack() as running:
         with _needed("stack"):
             started = running.enter_context(platform(f"{_STACK}-platform"))
