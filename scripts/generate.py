@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from chatcluster.app.platform_settings import section_type
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi
 from chatcluster.core.codes import Close, ErrorCode
@@ -60,10 +61,10 @@ def settings_reference() -> str:
     """Every section and key of ``ClusterSettings``, with its default and the docstring under its field."""
     parts = [SETTINGS_HEAD]
     for section in msgspec.structs.fields(ClusterSettings):
-        kinds = [kind for kind in getattr(section.type, "__args__", (section.type,)) if kind is not type(None)]
-        meanings = _meanings(kinds[0])
+        kind = section_type(section.type)
+        meanings = _meanings(kind)
         parts.append(f"\n## [{section.name}]\n\n| key | default | meaning |\n|---|---|---|\n")
-        for field in msgspec.structs.fields(kinds[0]):
+        for field in msgspec.structs.fields(kind):
             value = None if field.default is msgspec.NODEFAULT else field.default
             if field.default_factory is not msgspec.NODEFAULT:
                 value = field.default_factory()

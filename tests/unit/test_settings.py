@@ -72,3 +72,8 @@ def test_a_missing_or_broken_file_stops_the_start(tmp_path: Path) -> None:
     flat.write_text("limit = 5")
     with pytest.raises(BadSettings, match="sections"):
         read_sections(flat, {})
+
+
+def test_names_of_the_command_line_and_of_the_tests_are_no_settings() -> None:
+    environ = {"CHATCLUSTER_API_KEY": "x", "CHATCLUSTER_CACHE": "y", "CHATCLUSTER_TEST_REDIS": "z"}
+    assert read_sections(None, environ) == {}

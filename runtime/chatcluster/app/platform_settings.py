@@ -45,12 +45,17 @@ P = TypeVar("P", bound=PlatformSettings)
 
 def settings_from(sections: Mapping[str, Mapping[str, Any]], kind: type[P]) -> P:
     """Typed settings of raw sections. Raises ``BadSettings`` by name of what is wrong."""
-    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    types = {field.name: section_type(field.type) for field in msgspec.structs.fields(kind)}
     for name in sections:
         if name not in types:
             raise BadSettings(f"[{name}]: no such section; allowed: {', '.join(types)}")
     settings = kind(**{name: convert(name, values, types[name]) for name, values in sections.items()})
     return agreed(settings)
+
+
+def section_type(wanted: Any) -> Any:
+    """The struct of a section, also of one that may be left out."""
+    return next((kind for kind in getattr(wanted, "__args__", ()) if kind is not type(None)), wanted)
 
 
 def agreed(settings: P) -> P:

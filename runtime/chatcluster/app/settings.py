@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import msgspec
 
 PREFIX = "CHATCLUSTER_"
+OTHERS = ("CHATCLUSTER_API_KEY", "CHATCLUSTER_CACHE", "CHATCLUSTER_LONG", "CHATCLUSTER_TEST_")
+"""Names and beginnings of names that are no settings: of the command line, of the stack and of the tests."""
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -40,7 +42,7 @@ def read_sections(config: Path | None, environ: Mapping[str, str] | None = None)
                 raise BadSettings(f"{section} = {values!r} in {config}: settings stand in sections, such as [gateway]")
             sections[section] = dict(values)
     for name, value in (os.environ if environ is None else environ).items():
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name.startswith(OTHERS):
             continue
         section, separator, key = name.removeprefix(PREFIX).lower().partition("__")
         if not separator or not key:
