@@ -35,6 +35,6 @@ async def presence(process: Process, settings: ClusterSettings) -> AsyncIterator
         )
         async with asyncio.TaskGroup() as group:
             running = group.create_task(node.run())
-            async with serve_presence(node, settings.link, name=name, metrics=metrics) as link:
+            async with serve_presence(node, settings.link, name=name, metrics=metrics, clock=clock) as link:
                 yield Running(leave=link.goodbye, said=f"presence  link {link.port}")
             running.cancel()

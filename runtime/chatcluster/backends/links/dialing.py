@@ -10,13 +10,12 @@ import logging
 import os
 import random
 import socket
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from chatcluster.backends.links.security import client_context, secret_of
 from chatcluster.backends.links.settings import LinkSettings
-from chatcluster.backends.links.stream import Stream
+from chatcluster.backends.links.stream import Fence, Stream
 from chatcluster.backends.links.wire import (
     NONCE,
     VERSION,
@@ -34,7 +33,7 @@ from chatcluster.backends.links.wire import (
 )
 from chatcluster.core.backoff import delay
 from chatcluster.core.metrics import Metrics
-from chatcluster.ports import Misconfigured
+from chatcluster.ports import Clock, Misconfigured
 
 log = logging.getLogger("chatcluster.links")
 
@@ -46,17 +45,17 @@ class Peer(Stream):
 
     def __init__(self, dialer: Dialer, secret: bytes) -> None:
         settings = dialer.settings
-        super().__init__(decode_from_server, heartbeat=settings.heartbeat, silence=settings.silence)
+        super().__init__(decode_from_server, heartbeat=settings.heartbeat, silence=settings.silence, fence=dialer.fence)
         self._dialer = dialer
         self._secret = secret
         self._nonce = os.urandom(NONCE)
         self._challenge: Challenge | None = None
         self.name = ""
+        self.instance = b""
         self.facts = Facts()
         self.ready = False
         self.leaving = False
-        self.why = ""
-        self.settled = self._loop.create_future()
+        self.settled: asyncio.Future[None] = self._loop.create_future()
 
     def heard(self, message: Any) -> None:
         if self.ready:
@@ -82,11 +81,15 @@ class Peer(Stream):
         if challenge.kind != self._dialer.kind or challenge.version < 1:
             self.end(f"it is a {challenge.kind} of version {challenge.version}")
             return
+        if len(challenge.nonce) != NONCE:
+            self.end("it did not shake hands")
+            return
         if not challenge.open and not self._secret:
             self.end("it asks for a secret; secret_file is not set")
             return
         self._challenge = challenge
         self.name = challenge.name
+        self.instance = challenge.instance
         own = self._dialer.name
         shown = proof(self._secret, "client", challenge.nonce, self._nonce, own)
         self.say(encode(Hello(VERSION, self._dialer.kind, own, self._nonce, shown)))
@@ -101,18 +104,17 @@ class Peer(Stream):
         if problem is not None:
             self.end(problem)
             return
-        self.bound(self._dialer.settings.max_buffer)
+        self.believed(self._dialer.settings.max_buffer)
         self.ready = True
         self.settled.set_result(None)
         self._dialer.arrived(self)
 
     def ended(self, why: str) -> None:
-        self.why = why
         if not self.settled.done():
             self.settled.set_result(None)
         if self.ready:
             self.ready = False
-            self._dialer.lost(self)
+            self._dialer.lost(self, why)
 
 
 class Dialer:
@@ -125,25 +127,36 @@ class Dialer:
         kind: Kind,
         section: str,
         name: str,
+        clock: Clock,
         metrics: Metrics,
         make: Callable[[bytes], Peer],
     ) -> None:
         self.settings = settings
+        self.fence = Fence(clock.monotonic, asleep=settings.asleep, act=self._slept)
         self.kind: Kind = kind
         self.name = name
         self.peers: dict[str, Peer] = {}  # ready ones, by the server's name
+        self.fenced = False  # everything is being dropped: nothing goes anywhere
+        self._addresses = [_parsed(address, section) for address in settings.addresses]
         self._section = section
         self._make = make
         self._dialing: dict[Endpoint, asyncio.Task[None]] = {}
+        self._peers: dict[Endpoint, Peer] = {}  # in use, by where they were reached
         self._refused: dict[Endpoint, str] = {}
         self._vanished: set[Endpoint] = set()
         self._broken = metrics.counter("link_broken_total", "Connections that ended while they were in use.", to=kind)
+        secret_of(settings.secret_file, section)
+        if settings.ca_file is None and (settings.cert_file or settings.key_file):
+            raise Misconfigured(f"{section}.ca_file is missing: {section}.cert_file is shown over TLS only")
         metrics.gauge("link_connections", "Connections that are ready.", lambda: float(len(self.peers)), to=kind)
 
     # -- what the links override -------------------------------------------------------------------------
 
     def accepts(self, peer: Peer) -> str | None:
         """None, or why this server is not to be used."""
+        there = self.peers.get(peer.name)
+        if there is not None and there.instance == peer.instance and not there.leaving:
+            return "it is connected by another address"
         return None
 
     def arrived(self, peer: Peer) -> None:
@@ -152,19 +165,33 @@ class Dialer:
         self.peers[peer.name] = peer
         if older is not None and older is not peer:
             older.end("its server came back by the same name")
-            self.peers[peer.name] = peer
         log.info("connected to %s %s", self.kind, peer.name)
 
     def left(self, peer: Peer) -> None:
         """A server takes nothing new from now on."""
 
-    def lost(self, peer: Peer) -> None:
+    def lost(self, peer: Peer, why: str) -> None:
         """A connection is over."""
-        self._broken.add()
         if self.peers.get(peer.name) is peer:
             del self.peers[peer.name]
         if not peer.leaving:
-            log.warning("lost %s %s: %s", self.kind, peer.name, peer.why)
+            self._broken.add()
+            log.warning("lost %s %s: %s", self.kind, peer.name, why)
+
+    def drop(self) -> None:
+        """Drop everything that waits: this process slept."""
+
+    def _slept(self) -> None:
+        log.error("this process slept over %g s: connections are closed, what waited is dropped", self.settings.asleep)
+        self._cut("this process slept")
+        self.fenced = False
+
+    def _cut(self, why: str) -> None:
+        self.fenced = True
+        self.drop()
+        for peer in list(self.peers.values()):
+            peer.leaving = True  # its loss is no news
+            peer.end(why)
 
     def problems(self) -> str | None:
         """For readiness."""
@@ -179,29 +206,28 @@ class Dialer:
 
     async def run(self) -> None:
         """Keep a connection to every address until cancelled."""
-        secret_of(self.settings.secret_file, self._section)  # refuses to start without it
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.fence.run())
             while True:
                 wanted = await self._endpoints()
                 for endpoint in wanted.keys() - self._dialing.keys():
                     self._dialing[endpoint] = group.create_task(self._keep(endpoint), name=f"link {endpoint}")
                 self._vanished = set(self._dialing) - wanted.keys()
+                for endpoint in self._vanished:
+                    peer = self._peers.get(endpoint)
+                    if peer is not None and not peer.leaving:
+                        peer.leaving = True  # finish what is there, send nothing new
+                        self.left(peer)
                 await asyncio.sleep(self.settings.resolve_interval)
 
     async def _endpoints(self) -> Mapping[Endpoint, None]:
         found: dict[Endpoint, None] = {}
-        for address in self.settings.addresses:
-            dns = address.startswith("dns:")
-            host, _, port = address.removeprefix("dns:").rpartition(":")
-            if not port.isdigit():
-                raise Misconfigured(
-                    f"{self._section}.addresses: {address!r} is none; allowed: host:port, or dns:name:port"
-                )
+        for host, port, dns in self._addresses:
             if not dns:
-                found[host.strip("[]"), int(port)] = None
+                found[host, port] = None
                 continue
             try:
-                infos = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+                infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except OSError:
                 # Names that cannot be looked up just now are no reason to leave anybody.
                 found.update(dict.fromkeys(self._dialing))
@@ -217,27 +243,22 @@ class Dialer:
                 if peer is not None:
                     attempt = 0
                     self._refused.pop(endpoint, None)
-                    while not peer.gone:
-                        await asyncio.sleep(0.05)
-                        if endpoint in self._vanished and not peer.leaving:
-                            peer.leaving = True  # not in the list any more: finish what is there, send nothing new
-                            self.left(peer)
-                    if peer.leaving:
-                        await asyncio.sleep(0.2)
-                    continue
+                    self._peers[endpoint] = peer
+                    await asyncio.shield(peer.over)
+                    del self._peers[endpoint]
                 await asyncio.sleep(delay(attempt, random.random, base=0.1, cap=2.0))
                 attempt += 1
         finally:
             self._dialing.pop(endpoint, None)
             self._refused.pop(endpoint, None)
+            self._peers.pop(endpoint, None)
 
     async def _dial(self, endpoint: Endpoint) -> Peer | None:
         settings = self.settings
         peer: Peer | None = None
         try:
-            secret = secret_of(settings.secret_file, self._section)
+            made = peer = self._make(secret_of(settings.secret_file, self._section))
             context = client_context(settings.ca_file, settings.cert_file, settings.key_file)
-            made = self._make(secret)
             async with asyncio.timeout(settings.connect_timeout):
                 await asyncio.get_running_loop().create_connection(
                     lambda: made,
@@ -245,24 +266,31 @@ class Dialer:
                     ssl=context,
                     server_hostname=endpoint[0] if context is not None else None,
                 )
-                peer = made
                 await asyncio.shield(made.settled)
         except TimeoutError:
             reason = "no answer"
-        except (OSError, ssl.SSLError, Misconfigured) as error:
+        except (OSError, Misconfigured) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
         else:
-            if peer.ready:
-                return peer
-            reason = peer.why or "it was cut"
-        if peer is not None:
-            peer.end(reason)
+            if made.ready:
+                return made
+            reason = made.over.result()
+        finally:
+            if peer is not None and not peer.ready:
+                peer.end("it did not answer in time")
         if self._refused.get(endpoint) != reason:
             self._refused[endpoint] = reason
             log.warning("%s at %s:%d: %s", self.kind, *endpoint, reason)
         return None
 
     def close(self) -> None:
-        """End every connection."""
-        for peer in list(self.peers.values()):
-            peer.end("this process ends")
+        """End every connection, for good."""
+        self._cut("this process ends")
+
+
+def _parsed(address: str, section: str) -> tuple[str, int, bool]:
+    """Host, port, and whether the host is a name of many. Raises ``Misconfigured``."""
+    host, _, port = address.removeprefix("dns:").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise Misconfigured(f"{section}.addresses: {address!r} is none; allowed: host:port, or dns:name:port")
+    return host.strip("[]"), int(port), address.startswith("dns:")

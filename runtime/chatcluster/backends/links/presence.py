@@ -7,15 +7,14 @@ When a node comes or goes, the sets are told anew. Sheds: what cannot be said no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from chatcluster.backends.links.dialing import Dialer, Peer
 from chatcluster.backends.links.settings import LinkSettings
 from chatcluster.backends.links.wire import Beats, Forget, Watch, Watched, encode
-from chatcluster.core.envelope import PresenceChange
+from chatcluster.core.envelope import Presence, PresenceChange
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.placement import place
 from chatcluster.ports import Beat, Clock, Unavailable
@@ -41,11 +40,16 @@ class PresencePeer(Peer):
             if asked is not None and not asked.done():
                 asked.set_result(message.changes)
 
-    def ask(self, gateway: str, session: str, tenant: str, users: list[str]) -> int:
-        """Send a watch; its number."""
-        self._number += 1
-        self.say(encode(Watch(self._number, gateway, session, tenant, users)))
-        return self._number
+    def ask(
+        self, gateway: str, session: str, tenant: str, users: list[str]
+    ) -> asyncio.Future[Sequence[PresenceChange]]:
+        """Send a watch. Its answer; empty when the node is lost."""
+        self._number = number = self._number + 1
+        self.say(encode(Watch(number, gateway, session, tenant, users)))
+        future: asyncio.Future[Sequence[PresenceChange]] = self._loop.create_future()
+        self.asked[number] = future
+        future.add_done_callback(lambda _: self.asked.pop(number, None))
+        return future
 
     def ended(self, why: str) -> None:
         asked, self.asked = self.asked, {}
@@ -69,18 +73,22 @@ class _Set:
 class PresenceLink(Dialer):
     """Port ``PresenceService``. Made by ``open``."""
 
-    def __init__(self, settings: LinkSettings, *, name: str, metrics: Metrics) -> None:
+    def __init__(self, settings: LinkSettings, *, name: str, clock: Clock, metrics: Metrics) -> None:
         super().__init__(
             settings,
             kind="presence",
             section="presences",
             name=name,
+            clock=clock,
             metrics=metrics,
             make=lambda secret: PresencePeer(self, secret),
         )
         self._sets: dict[tuple[str, str], _Set] = {}  # by gateway and session
         self._entries = 0
+        self._again = False  # some node did not take its part
         self._moved = asyncio.Event()
+        self.told: Callable[[Presence], None] | None = None
+        """Gets the state that another node found for visible sets that moved to it: what changed meanwhile is in it."""
         self._shed = metrics.counter("link_presence_shed_total", "Heartbeats and watches that could not be told.")
 
     @classmethod
@@ -89,7 +97,7 @@ class PresenceLink(Dialer):
         cls, settings: LinkSettings, *, name: str, clock: Clock, metrics: Metrics
     ) -> AsyncIterator[PresenceLink]:
         """The link for the time of the block; it connects by itself. ``name``: this gateway's."""
-        link = cls(settings, name=name, metrics=metrics)
+        link = cls(settings, name=name, clock=clock, metrics=metrics)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(link.run()), group.create_task(link._tell_anew())]
             try:
@@ -131,13 +139,7 @@ class PresenceLink(Dialer):
         if not self._names():
             self._shed.add()
             raise Unavailable("no presence node is connected")
-        waiting = self._tell(key, one)
-        if not waiting:
-            return ()
-        done, late = await asyncio.wait(waiting, timeout=ANSWER)
-        for future in late:
-            future.cancel()
-        return [change for future in done for change in future.result()]
+        return await _gathered(self._tell(key, one))
 
     def forget(self, gateway: str, sessions: Sequence[str]) -> None:
         """See ``ports.PresenceService``."""
@@ -159,21 +161,19 @@ class PresenceLink(Dialer):
         for user in one.users:
             name = names[0] if len(names) == 1 else place(f"{one.tenant}/{user}", names)
             parts.setdefault(name, []).append(user)
-        loop = asyncio.get_running_loop()
         waiting: list[asyncio.Future[Sequence[PresenceChange]]] = []
+        one.nodes = set()
         for name, users in parts.items():
             peer = self.peers[name]
             assert isinstance(peer, PresencePeer)
             if peer.clogged:
                 self._shed.add()
-                continue
-            number = peer.ask(key[0], key[1], one.tenant, users)
-            if users:
-                future: asyncio.Future[Sequence[PresenceChange]] = loop.create_future()
-                peer.asked[number] = future
-                future.add_done_callback(partial(_answered, peer, number))
-                waiting.append(future)
-        one.nodes = {name for name, users in parts.items() if users}
+                self._again = True
+            elif users:
+                one.nodes.add(name)
+                waiting.append(peer.ask(key[0], key[1], one.tenant, users))
+            else:
+                peer.ask(key[0], key[1], one.tenant, users)
         return waiting
 
     def _drop(self, key: tuple[str, str]) -> None:
@@ -193,8 +193,8 @@ class PresenceLink(Dialer):
         self._moved.set()
         peer.end("it said goodbye")
 
-    def lost(self, peer: Peer) -> None:
-        super().lost(peer)
+    def lost(self, peer: Peer, why: str) -> None:
+        super().lost(peer, why)
         self._moved.set()
 
     async def _tell_anew(self) -> None:
@@ -202,15 +202,31 @@ class PresenceLink(Dialer):
         while True:
             await self._moved.wait()
             self._moved.clear()
-            sets: Mapping[tuple[str, str], _Set] = dict(self._sets)
-            for number, (key, one) in enumerate(sets.items()):
-                if not self._names():
-                    break
-                if self._sets.get(key) is one:
-                    self._tell(key, one)
-                if number % _SLICE == _SLICE - 1:
-                    await asyncio.sleep(0.01)
+            self._again = False
+            known: dict[tuple[str, str], PresenceChange] = {}
+            keys = list(self._sets)
+            for start in range(0, len(keys), _SLICE):
+                waiting: dict[str, list[asyncio.Future[Sequence[PresenceChange]]]] = {}
+                for key in keys[start : start + _SLICE]:
+                    one = self._sets.get(key)
+                    if one is not None and self._names():
+                        waiting.setdefault(one.tenant, []).extend(self._tell(key, one))
+                for tenant, futures in waiting.items():
+                    changes = await _gathered(futures)
+                    news = [change for change in changes if known.get((tenant, change.user)) != change]
+                    known.update({(tenant, change.user): change for change in news})
+                    if news and self.told is not None:
+                        self.told(Presence({tenant: news}))
+            if self._again:
+                await asyncio.sleep(1.0)
+                self._moved.set()
 
 
-def _answered(peer: PresencePeer, number: int, _: asyncio.Future[Sequence[PresenceChange]]) -> None:
-    peer.asked.pop(number, None)
+async def _gathered(futures: Sequence[asyncio.Future[Sequence[PresenceChange]]]) -> list[PresenceChange]:
+    """The answers that come in time."""
+    if not futures:
+        return []
+    done, late = await asyncio.wait(futures, timeout=ANSWER)
+    for future in late:
+        future.cancel()
+    return [change for future in done if not future.cancelled() for change in future.result()]

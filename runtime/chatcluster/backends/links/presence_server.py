@@ -12,10 +12,10 @@ from chatcluster.backends.links.settings import LinkServerSettings
 from chatcluster.backends.links.wire import Beats, Facts, Forget, Watch, Watched, encode
 from chatcluster.core.envelope import PresenceChange
 from chatcluster.core.metrics import Metrics
-from chatcluster.ports import PresenceService, Unavailable
+from chatcluster.ports import Clock, PresenceService, Unavailable
 
 MAX_WATCHES = 2_000
-"""Watches of one gateway that are being answered; over it they are dropped (law 9): the gateway asks again."""
+"""Watches of one gateway that are being answered; over it nothing more is read from it."""
 
 
 class _Gateway(Guest):
@@ -30,13 +30,15 @@ class _Gateway(Guest):
         if kind is Beats:
             self._node.beat(message.gateway, message.beats)
         elif kind is Forget:
-            self._node.forget(message.gateway, message.sessions)
+            # In this order: a watch begins with its task's first step, a loop turn later.
+            self._loop.call_soon(self._node.forget, message.gateway, message.sessions)
         elif kind is Watch:
-            if self._running < MAX_WATCHES:
-                self._running += 1
-                task = self._loop.create_task(self._watch(message))
-                self._watches.add(task)
-                task.add_done_callback(self._watches.discard)
+            self._running += 1
+            task = self._loop.create_task(self._watch(message))
+            self._watches.add(task)
+            task.add_done_callback(self._watches.discard)
+            if self._running == MAX_WATCHES:
+                self.busy(True)
         else:
             self.end("it asked a presence node for something else")
 
@@ -48,15 +50,17 @@ class _Gateway(Guest):
             pass  # nothing is known now: the changes bring it
         finally:
             self._running -= 1
+            if self._running == MAX_WATCHES // 2:
+                self.busy(False)
         self.say(encode(Watched(message.number, list(changes))))
 
 
 @asynccontextmanager
 async def serve_presence(
-    node: PresenceService, settings: LinkServerSettings, *, name: str, metrics: Metrics
+    node: PresenceService, settings: LinkServerSettings, *, name: str, metrics: Metrics, clock: Clock | None = None
 ) -> AsyncIterator[LinkServer]:
     """Serve ``node`` to gateways for the time of the block. Raises ``OSError``, ``Misconfigured``."""
-    server = LinkServer(settings, kind="presence", name=name, facts=Facts(), metrics=metrics)
+    server = LinkServer(settings, kind="presence", name=name, facts=Facts(), clock=clock, metrics=metrics)
     watches: set[asyncio.Task[None]] = set()
     async with server.listening(lambda: _Gateway(server, node, watches)):
         yield server

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from chatcluster.backends.links.serving import Guest, LinkServer
 from chatcluster.backends.links.settings import LinkServerSettings
-from chatcluster.backends.links.wire import Answers, Calls, Facts, encode
+from chatcluster.backends.links.wire import Answers, Calls, Facts, Strange, encode, frames
 from chatcluster.core.codes import Refused
 from chatcluster.core.frames import Answer, refusal
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import TOPICS
-from chatcluster.ports import Router
+from chatcluster.ports import Clock, Router
 
 
 class Places(Protocol):
@@ -40,9 +40,13 @@ class _Gateway(Guest):
             self.end("it asked a router for something else")
             return
         submit, done = self._router.submit, self._done
+        request: Any  # or Strange
         for number, caller, request in message.calls:
             self._open += 1
-            if self._open > self._bound:
+            if type(request) is Strange:
+                refused = Refused("unavailable", "this router is too old for the request", retry_after_ms=1_000)
+                done(number, refusal(refused, request.rid))
+            elif self._open > self._bound:
                 refused = Refused("overloaded", "too much is waiting", retry_after_ms=1_000)
                 done(number, refusal(refused, getattr(request, "rid", None)))
             else:
@@ -58,17 +62,31 @@ class _Gateway(Guest):
     def _flush(self) -> None:
         self._scheduled = False
         answers, self._answers = self._answers, []
-        if not self.gone:
-            self.say(encode(Answers(answers)))
+        if self.gone:
+            return
+        for frame in frames(Answers, answers, self._unfit):
+            self.say(frame)
+
+    def _unfit(self, numbered: tuple[int, Answer]) -> None:
+        number, answer = numbered
+        rid = getattr(answer, "rid", None)
+        refused = Refused("unavailable", "the answer is too large", retryable=False)
+        self.say(encode(Answers([(number, refusal(refused, rid if isinstance(rid, str) else None))])))
 
 
 @asynccontextmanager
 async def serve_router(
-    router: Router, places: Places, settings: LinkServerSettings, *, name: str, metrics: Metrics
+    router: Router,
+    places: Places,
+    settings: LinkServerSettings,
+    *,
+    name: str,
+    metrics: Metrics,
+    clock: Clock | None = None,
 ) -> AsyncIterator[LinkServer]:
     """Serve ``router`` to gateways for the time of the block. Raises ``OSError``, ``Misconfigured``."""
     facts = Facts(places.epoch, {topic: places.partitions(topic) for topic in TOPICS})
-    server = LinkServer(settings, kind="router", name=name, facts=facts, metrics=metrics)
+    server = LinkServer(settings, kind="router", name=name, facts=facts, clock=clock, metrics=metrics)
     async with server.listening(lambda: _Gateway(server, router)):
         yield server
         await asyncio.sleep(0)  # what was answered in this turn is written

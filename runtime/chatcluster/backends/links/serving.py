@@ -11,7 +11,7 @@ from typing import Any
 
 from chatcluster.backends.links.security import ServerCertificate, secret_of
 from chatcluster.backends.links.settings import LinkServerSettings
-from chatcluster.backends.links.stream import Stream
+from chatcluster.backends.links.stream import Fence, Stream
 from chatcluster.backends.links.wire import (
     NONCE,
     VERSION,
@@ -28,7 +28,7 @@ from chatcluster.backends.links.wire import (
     proven,
 )
 from chatcluster.core.metrics import Metrics
-from chatcluster.ports import Misconfigured
+from chatcluster.ports import Clock, Misconfigured
 
 log = logging.getLogger("chatcluster.links")
 
@@ -42,19 +42,25 @@ class Guest(Stream):
 
     def __init__(self, server: LinkServer) -> None:
         settings = server.settings
-        super().__init__(decode_from_client, heartbeat=settings.heartbeat, silence=settings.silence)
+        super().__init__(decode_from_client, heartbeat=settings.heartbeat, silence=settings.silence, fence=server.fence)
         self._server = server
         self._nonce = os.urandom(NONCE)
         self._secret = b""
         self._waiting: asyncio.TimerHandle | None = None
+        self._busy = False
         self.name = ""
         self.ready = False
+
+    def busy(self, is_busy: bool) -> None:
+        """While it is, nothing more is read: what it asked for already is enough."""
+        self._busy = is_busy
+        self._read_on()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         server = self._server
-        if not server.enter(self):
-            self.end("too many connections")
+        if server.leaving or not server.enter(self):
+            self.end("nobody is let in")
             return
         try:
             self._secret = secret_of(server.settings.secret_file, "link")
@@ -62,9 +68,8 @@ class Guest(Stream):
             log.error("%s", error)
             self.end("no secret")
             return
-        self.bound(server.settings.max_buffer)
         self._waiting = self._loop.call_later(server.settings.handshake, self.end, "it did not shake hands in time")
-        self.say(encode(Challenge(VERSION, server.kind, server.name, self._nonce, not self._secret)))
+        self.say(encode(Challenge(VERSION, server.kind, server.name, self._nonce, not self._secret, server.instance)))
 
     def heard(self, message: Any) -> None:
         if type(message) is Ping:
@@ -83,7 +88,8 @@ class Guest(Stream):
     def _hello(self, hello: Hello) -> None:
         server = self._server
         expected = proof(self._secret, "client", self._nonce, hello.nonce, hello.name)
-        if hello.kind != server.kind or (self._secret and not proven(expected, hello.proof)):
+        trusted = not self._secret or (len(hello.nonce) == NONCE and proven(expected, hello.proof))
+        if hello.kind != server.kind or not trusted:
             server.refused.add()
             log.warning("a gateway was refused: it wants another service, or does not know the secret")
             self.end("refused")
@@ -92,9 +98,8 @@ class Guest(Stream):
             self._waiting.cancel()
         self.name = hello.name
         self.ready = True
+        self.believed(server.settings.max_buffer)
         self.say(encode(Welcome(proof(self._secret, "server", hello.nonce, self._nonce, server.name), server.facts)))
-        if server.leaving:
-            self.say(_GOODBYE)
 
     def ended(self, why: str) -> None:
         if self._waiting is not None:
@@ -103,26 +108,45 @@ class Guest(Stream):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.transport is not None and not self.gone:
-            self.transport.pause_reading()  # who does not take answers asks nothing more
+        self._read_on()
 
-    def resume_writing(self) -> None:
-        if self.transport is not None and not self.gone:
+    def unclogged(self) -> None:
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.transport is None or self.gone:
+            return
+        if self._busy or self.clogged:  # who does not take answers asks nothing more
+            self.transport.pause_reading()
+        else:
             self.transport.resume_reading()
-        super().resume_writing()
 
 
 class LinkServer:
     """Listens for gateways. ``port``: after ``listening``."""
 
-    def __init__(self, settings: LinkServerSettings, *, kind: Kind, name: str, facts: Facts, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: LinkServerSettings,
+        *,
+        kind: Kind,
+        name: str,
+        facts: Facts,
+        clock: Clock | None,
+        metrics: Metrics,
+    ) -> None:
         self.settings = settings
+        # Without a clock: the loop's, which does not see its machine sleep.
+        now = asyncio.get_running_loop().time if clock is None else clock.monotonic
+        self.fence = Fence(now, asleep=settings.asleep, act=self._slept)
+        self.instance = os.urandom(NONCE)
         self.kind: Kind = kind
         self.name = name
         self.facts = facts
         self.leaving = False
         self.port = 0
         self._guests: set[Guest] = set()
+        self._server: asyncio.AbstractServer | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self.refused = metrics.counter("link_refused_total", "Connections of gateways that were refused.")
@@ -143,12 +167,21 @@ class LinkServer:
         if not self._guests:
             self._empty.set()
 
+    def _slept(self) -> None:
+        log.error("this process slept over %g s: gateways are cut, what they sent is dropped", self.settings.asleep)
+        for guest in list(self._guests):
+            guest.end("this process slept")
+
     async def goodbye(self) -> None:
         """Take nothing new, answer what is there, and return when all have left (or ``leaving`` seconds are over)."""
         self.leaving = True
+        if self._server is not None:
+            self._server.close()  # listens no more; connections stay
         for guest in list(self._guests):
             if guest.ready:
                 guest.say(_GOODBYE)
+            else:
+                guest.end("this process is leaving")
         try:
             async with asyncio.timeout(self.settings.leaving):
                 await self._empty.wait()
@@ -166,13 +199,15 @@ class LinkServer:
             raise Misconfigured(f"link.listen = {settings.listen!r}; allowed: host:port")
         loop = asyncio.get_running_loop()
         server = await loop.create_server(guest, host.strip("[]") or None, int(port), ssl=certificate.context)
+        self._server = server
         self.port = server.sockets[0].getsockname()[1]
-        renewing = asyncio.create_task(_renew(certificate))
+        tasks = [asyncio.create_task(_renew(certificate)), asyncio.create_task(self.fence.run())]
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             server.close()
             for one in list(self._guests):
                 one.end("this process ends")

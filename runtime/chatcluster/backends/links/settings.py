@@ -34,6 +34,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait so; over it ``unavailable``."""
     max_in_flight: int = 50_000
     """Requests without an answer; over it ``overloaded``."""
+    max_per_router: int = 20_000
+    """Of these, at one router; over it ``overloaded``: a slow one does not take the room of the others."""
     max_buffer: int = 8 * 1024 * 1024
     """Bytes toward one peer that its socket does not take; over it new requests are ``overloaded``."""
     asleep: float = 10.0
@@ -67,3 +69,5 @@ class LinkServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A connection silent for so long is cut."""
     leaving: float = 25.0
     """How long leaving waits for the answers to what was taken."""
+    asleep: float = 10.0
+    """A gap in the loop's time from which gateways are cut before anything of theirs is read (self-fencing)."""

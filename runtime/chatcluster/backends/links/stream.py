@@ -1,4 +1,4 @@
-"""One end of a link: frames in, frames out in one write per loop turn, signs of life, an end. Knows no request."""
+"""One end of a link: frames in, frames out, signs of life, an end. Knows no request."""
 
 from __future__ import annotations
 
@@ -8,25 +8,55 @@ from typing import Any, cast
 
 import msgspec
 
-from chatcluster.backends.links.wire import Cutter, Malformed, Ping, encode
+from chatcluster.backends.links.wire import HANDSHAKE_FRAME, MAX_FRAME, Cutter, Malformed, Ping, encode
 
 _PING = encode(Ping())
+_WATCH = 0.25
+"""Seconds between two looks of a fence at the clock."""
+
+
+class Fence:
+    """Notices that this process slept, frozen or with its machine: what waited meanwhile must not be acted upon.
+
+    ``act`` drops it. Everything that could act on old things calls ``check`` before (delivery.md section 1).
+    """
+
+    def __init__(self, now: Callable[[], float], *, asleep: float, act: Callable[[], None]) -> None:
+        self._now = now
+        self._asleep = asleep
+        self._act = act
+        self._seen = now()
+
+    def check(self) -> None:
+        """Look at the clock; over the bound since the last look: act."""
+        seen, self._seen = self._seen, self._now()
+        if self._seen - seen > self._asleep:
+            self._act()
+
+    async def run(self) -> None:
+        """Look at it regularly, until cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH)
+            self.check()
 
 
 class Stream(asyncio.Protocol):
     """``heard`` gets each decoded message; ``ended`` is called once. Subclasses decide what they mean."""
 
-    def __init__(self, decode: Callable[[Any], Any], *, heartbeat: float, silence: float) -> None:
+    def __init__(self, decode: Callable[[bytes], Any], *, heartbeat: float, silence: float, fence: Fence) -> None:
         self._decode = decode
-        self._cutter = Cutter()
+        self._cutter = Cutter(HANDSHAKE_FRAME)
         self._heartbeat = heartbeat
         self._silence = silence
+        self._fence = fence
         self._loop = asyncio.get_running_loop()
-        self._last_heard = self._last_said = self._loop.time()
+        self._last_heard = self._last_said = self._last_pulse = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._clogged = False
         self.transport: asyncio.Transport | None = None
         self.gone = False
+        self.over: asyncio.Future[str] = self._loop.create_future()
+        """Done, with the reason, when the connection is over."""
 
     # -- for subclasses -------------------------------------------------------------------------------
 
@@ -61,10 +91,13 @@ class Stream(asyncio.Protocol):
             self._beat.cancel()
         if self.transport is not None:
             self.transport.abort()
+        if not self.over.done():
+            self.over.set_result(why)
         self.ended(why)
 
-    def bound(self, buffer: int) -> None:
-        """Bytes that may wait for the peer before it counts as clogged."""
+    def believed(self, buffer: int) -> None:
+        """They have shaken hands: large frames are taken; ``buffer`` bytes may wait before the peer is clogged."""
+        self._cutter.limit = MAX_FRAME
         if self.transport is not None:
             self.transport.set_write_buffer_limits(high=buffer, low=buffer // 4)
 
@@ -72,18 +105,26 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._last_heard = self._last_said = self._loop.time()
+        if self.gone:
+            self.transport.abort()
+            return
+        self._last_heard = self._last_said = self._last_pulse = self._loop.time()
         self._beat = self._loop.call_later(self._heartbeat, self._pulse)
 
     def data_received(self, data: bytes) -> None:
+        self._fence.check()
         self._last_heard = self._loop.time()
-        try:
-            for body in self._cutter.feed(data):
-                self.heard(self._decode(body))
-                if self.gone:
+        bodies = self._cutter.feed(data)
+        while not self.gone:
+            try:
+                body = next(bodies, None)
+                if body is None:
                     return
-        except (Malformed, msgspec.MsgspecError, ValueError, RecursionError):
-            self.end("it spoke another protocol")
+                message = self._decode(body)
+            except (Malformed, msgspec.MsgspecError, ValueError, RecursionError):
+                self.end("it spoke another protocol")
+                return
+            self.heard(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end("it was cut" if exc is None else type(exc).__name__)
@@ -98,6 +139,10 @@ class Stream(asyncio.Protocol):
 
     def _pulse(self) -> None:
         now = self._loop.time()
+        if now - self._last_pulse > 2 * self._heartbeat:
+            # We were held ourselves, and timers come before what the sockets brought: hear it first.
+            self._last_heard = max(self._last_heard, now - self._silence + self._heartbeat)
+        self._last_pulse = now
         if now - self._last_heard > self._silence:
             self.end(f"it was silent for {self._silence:g} s")
             return

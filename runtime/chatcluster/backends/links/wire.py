@@ -7,9 +7,9 @@ both ends say their ``VERSION`` and the smaller one is spoken.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,8 +19,14 @@ from chatcluster.ports import Beat, Caller
 
 VERSION = 1
 MAX_FRAME = 16 * 1024 * 1024
-"""Bytes of a frame. A batch is cut long before; what announces more is not one of us."""
+"""Bytes of a frame; what announces more is not one of us. A large page of history is under 2 MiB."""
+GOOD_FRAME = 1024 * 1024
+"""Bytes from which a batch is cut into smaller frames: nobody's loop is held for long."""
+HANDSHAKE_FRAME = 8 * 1024
+"""Bytes of a frame before both have shaken hands: a stranger gets no memory."""
 NONCE = 16
+
+T = TypeVar("T")
 
 Kind = Literal["router", "presence"]
 
@@ -33,13 +39,14 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Challenge(msgspec.Struct, frozen=True, array_like=True, tag="challenge"):
-    """The server's first word. ``open``: no secret is asked for."""
+    """The server's first word. ``open``: no secret is asked for. ``instance``: this run of the process."""
 
     version: int
     kind: Kind
     name: str
     nonce: bytes
     open: bool
+    instance: bytes = b""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -59,6 +66,12 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     facts: Facts
 
 
+class Strange(msgspec.Struct, frozen=True, gc=False):
+    """A request or an answer of a version that knows more than this one. Never on the wire."""
+
+    rid: str | None = None
+
+
 class Calls(msgspec.Struct, frozen=True, array_like=True, tag="calls", gc=False):
     """Requests of a gateway, in order."""
 
@@ -69,6 +82,14 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=Fa
     """Each call's answer, by its number."""
 
     answers: list[tuple[int, Answer]]
+
+
+class _RawCalls(msgspec.Struct, array_like=True, tag="calls", gc=False):
+    calls: list[tuple[int, Caller, msgspec.Raw]]
+
+
+class _RawAnswers(msgspec.Struct, array_like=True, tag="answers", gc=False):
+    answers: list[tuple[int, msgspec.Raw]]
 
 
 class Beats(msgspec.Struct, frozen=True, array_like=True, tag="beats", gc=False):
@@ -116,8 +137,11 @@ FromServer = Challenge | Welcome | Answers | Watched | Ping | Goodbye
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
 _from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
-decode_from_client = _from_client.decode
-decode_from_server = _from_server.decode
+_raw_calls = msgspec.msgpack.Decoder(_RawCalls)
+_raw_answers = msgspec.msgpack.Decoder(_RawAnswers)
+_request: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Request)
+_answer: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Answer)
+_rid = msgspec.msgpack.Decoder(Strange)
 
 
 class Malformed(Exception):
@@ -130,40 +154,84 @@ def encode(message: FromClient | FromServer) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
+def frames(
+    batch: Callable[[list[T]], FromClient | FromServer], items: list[T], unfit: Callable[[T], None]
+) -> Iterator[bytes]:
+    """All items in frames of a good size, in order. ``unfit`` gets an item that no frame can carry."""
+    try:
+        frame = encode(batch(items))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        frame = None
+    if frame is not None and (len(frame) <= GOOD_FRAME or (len(items) == 1 and len(frame) <= MAX_FRAME)):
+        yield frame
+    elif len(items) == 1:
+        unfit(items[0])
+    else:
+        half = len(items) // 2
+        yield from frames(batch, items[:half], unfit)
+        yield from frames(batch, items[half:], unfit)
+
+
+def decode_from_client(body: bytes) -> FromClient:
+    """A message of a gateway. A request that this version does not know is ``Strange``; the others count.
+
+    Raises ``msgspec.MsgspecError``.
+    """
+    try:
+        return _from_client.decode(body)
+    except msgspec.ValidationError:
+        raw = _raw_calls.decode(body)
+        return Calls([(number, caller, _or_strange(_request, one)) for number, caller, one in raw.calls])
+
+
+def decode_from_server(body: bytes) -> FromServer:
+    """A message of a server; an answer that this version does not know is ``Strange``. Raises ``MsgspecError``."""
+    try:
+        return _from_server.decode(body)
+    except msgspec.ValidationError:
+        raw = _raw_answers.decode(body)
+        return Answers([(number, _or_strange(_answer, one)) for number, one in raw.answers])
+
+
+def _or_strange(decoder: msgspec.msgpack.Decoder[Any], raw: msgspec.Raw) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        try:
+            return _rid.decode(raw)
+        except msgspec.ValidationError:
+            return Strange(None)
+
+
 class Cutter:
-    """Cuts a stream into frames' bodies, however it was cut on its way. Bounded by ``MAX_FRAME``."""
+    """Cuts a stream into frames' bodies, however it was cut on its way. ``limit``: bytes of a body."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self.limit = limit
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[memoryview | bytes]:
-        """The bodies that are complete now. Raises ``Malformed``."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The bodies that are complete now. Raises ``Malformed`` for a frame over the limit."""
         buffer = self._buffer
-        if not buffer:
-            at, size = 0, len(data)
-            while size - at >= 4:
-                length = int.from_bytes(data[at : at + 4], "big")
-                if length > MAX_FRAME:
-                    raise Malformed(f"a frame of {length} bytes was announced")
-                if size - at - 4 < length:
-                    break
-                yield data[at + 4 : at + 4 + length]
-                at += 4 + length
-            buffer += data[at:]
-            return
-        buffer += data
-        at = 0
-        while len(buffer) - at >= 4:
-            length = int.from_bytes(buffer[at : at + 4], "big")
-            if length > MAX_FRAME:
+        source: bytes | bytearray = data
+        if buffer:
+            buffer += data
+            source = buffer
+        at, size = 0, len(source)
+        while size - at >= 4:
+            length = int.from_bytes(source[at : at + 4], "big")
+            if length > self.limit:
                 raise Malformed(f"a frame of {length} bytes was announced")
-            if len(buffer) - at - 4 < length:
+            if size - at - 4 < length:
                 break
-            yield bytes(buffer[at + 4 : at + 4 + length])
+            yield bytes(source[at + 4 : at + 4 + length])
             at += 4 + length
-        del buffer[:at]
+        if source is buffer:
+            del buffer[:at]
+        elif at < size:
+            buffer += data[at:]
 
 
 def proof(secret: bytes, side: Literal["client", "server"], first: bytes, second: bytes, name: str) -> bytes:
