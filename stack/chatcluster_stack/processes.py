@@ -29,7 +29,8 @@ def started_at(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    # The first thread may be a zombie while others of the process still end.
+    return None if fields[0] in "ZX" and int(fields[17]) <= 1 else int(fields[19])
 
 
 def wait_for(holds: Callable[[], bool], *, timeout: float, what: str, every: float = 0.05) -> None:
@@ -91,12 +92,12 @@ class Node:
         except (OSError, ValueError):
             return None
         pid = int(recorded["pid"])
-        runs = started_at(pid) == recorded["started"]
-        if (child := _CHILDREN.get(pid)) is not None and (status := child.poll()) is not None:
+        if (child := _CHILDREN.get(pid)) is not None:
+            if (status := child.poll()) is None:  # not reaped: the number is still its own
+                return pid if started_at(pid) in {recorded["started"], None} else None
             self.status = status
             _CHILDREN.pop(pid, None)
-            return None
-        return pid if runs else None
+        return pid if started_at(pid) == recorded["started"] else None
 
     def start(self, *, wait: bool = True) -> None:
         """Starts it unless it runs; with ``wait`` returns when it answers."""
