@@ -209,6 +209,6 @@ async def test_a_holder_renews_over_a_wipe_and_loses_to_another(server):
         held = await leased(workers, "one")
         server.cli("FLUSHALL")
         assert (await workers.lease("one")).worker == held.worker
-        server.cli("HSET", shards.key("w", "workers"), f"h{held.worker}", "another")
+        server.cli("HSET", shards.key("w", "workers"), f"h{held.worker}", "9 1500 another")
         with pytest.raises(Fenced):
             await workers.lease("one")
