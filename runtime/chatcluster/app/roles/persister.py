@@ -34,13 +34,16 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
         RedisShards.open(settings.redis, clock=clock, metrics=metrics) as shards,
         CassandraStore.open(settings.cassandra, clock=clock, metrics=metrics) as store,
         RedisBuses.open(shards, clock=clock, metrics=metrics) as buses,
-        KafkaLog.open(settings.kafka, clock=clock, metrics=metrics) as log,
-        KafkaLogReader.open(settings.kafka, log.places, metrics=metrics) as reader,
-        KafkaConsumer.open(settings.kafka, log.places, "stage1", MESSAGES, metrics=metrics) as messages,
-        KafkaConsumer.open(settings.kafka, log.places, "stage2", INBOX, metrics=metrics) as inbox,
+        AsyncExitStack() as stack,
     ):
-        for what, one in (("redis", shards), ("cassandra", store), ("kafka", log)):
-            process.depends(what, one)
+        process.depends("redis", shards)
+        process.depends("cassandra", store)
+        kafka, enter = process.awaits("kafka"), stack.enter_async_context
+        log = await enter(KafkaLog.open(settings.kafka, clock=clock, metrics=metrics))
+        kafka.there(log)
+        reader = await enter(KafkaLogReader.open(settings.kafka, log.places, metrics=metrics))
+        messages = await enter(KafkaConsumer.open(settings.kafka, log.places, "stage1", MESSAGES, metrics=metrics))
+        inbox = await enter(KafkaConsumer.open(settings.kafka, log.places, "stage2", INBOX, metrics=metrics))
         service = PersisterService(
             log=log,
             reader=reader,
@@ -54,9 +57,8 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
             metrics=metrics,
             settings=settings.persister,
         )
-        async with AsyncExitStack() as stack:
-            pushing = await _push(process, settings, log, shards, stack) if settings.push.enabled else []
-            group = await stack.enter_async_context(asyncio.TaskGroup())
+        pushing = await _push(process, settings, log, shards, stack) if settings.push.enabled else []
+        async with asyncio.TaskGroup() as group:
             checking = group.create_task(check_schema(settings.cassandra))
             running = [group.create_task(role.run()) for role in (service, *pushing)]
             yield Running(said="persister")

@@ -39,6 +39,21 @@ class Troubled(Protocol):
         ...
 
 
+class Awaited:
+    """A dependency that is being waited for at the start; ``there`` puts the real one in its place."""
+
+    def __init__(self) -> None:
+        self._real: Troubled | None = None
+
+    def there(self, real: Troubled) -> None:
+        """It can be asked from now on."""
+        self._real = real
+
+    def problems(self) -> str | None:
+        """For readiness."""
+        return "not reached yet" if self._real is None else self._real.problems()
+
+
 class ProcessSettings(msgspec.Struct, frozen=True):
     """Section ``process``."""
 
@@ -81,6 +96,12 @@ class Process:
             lambda: float(not on.problems()),
             dependency=name,
         )
+
+    def awaits(self, name: str) -> Awaited:
+        """Told as not reached until it is there."""
+        awaited = Awaited()
+        self.depends(name, awaited)
+        return awaited
 
     def advice(self) -> dict[str, Check]:
         """One check per dependency."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 from aiohttp import web
@@ -36,10 +36,13 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
         RedisShards.open(settings.redis, clock=clock, metrics=metrics) as shards,
         CassandraStore.open(settings.cassandra, clock=clock, metrics=metrics) as store,
         RedisBuses.open(shards, clock=clock, metrics=metrics) as buses,
-        KafkaLog.open(settings.kafka, clock=clock, metrics=metrics) as log,
+        AsyncExitStack() as stack,
     ):
-        for what, one in (("redis", shards), ("cassandra", store), ("kafka", log)):
-            process.depends(what, one)
+        process.depends("redis", shards)
+        process.depends("cassandra", store)
+        kafka = process.awaits("kafka")
+        log = await stack.enter_async_context(KafkaLog.open(settings.kafka, clock=clock, metrics=metrics))
+        kafka.there(log)
         bus = buses.subscriber("router")
         service = RouterService(
             log=log,
@@ -66,7 +69,7 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
 
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task) for task in (check_schema(settings.cassandra), service.run())]
-            async with serve_router(service, log, settings.link, name=name, metrics=metrics) as link:
+            async with serve_router(service, log, settings.link, name=name, metrics=metrics, clock=clock) as link:
                 yield Running(
                     checks={"log": stalled}, leave=link.goodbye, add_to=add_api, said=f"router  link {link.port}"
                 )
