@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from chatcluster.app.commands.audit import records_of
 from chatcluster.core.history import Acked, Closed, Got, Opened, Record, Sent, Withdrawn
@@ -142,7 +143,9 @@ async def ordeal(stack: Stack, folder: Path, seed: int, *, rate: float = 25.0) -
     async with AsyncExitStack() as around:
         balancers = [await around.enter_async_context(balanced(stack.urls, first=i)) for i in range(len(stack.urls))]
         urls = [balancer.url for balancer in balancers]
-        talk, judged = await around.enter_async_context(talking(urls, stack.key, folder, seed, rate=rate))
+        talk, judged = await around.enter_async_context(
+            talking(urls, stack.key, folder, seed, rate=rate, after=f"-{uuid4().hex[:8]}")
+        )
         await asyncio.sleep(2.0)
         running = Ordeal(stack, talk, folder / "history.jsonl")
         yield running

@@ -23,8 +23,9 @@ RATE = 25.0
 class Talk:
     """Users who talk in one direct channel and one group, until told to end."""
 
-    def __init__(self, clients: dict[str, Client], rng: random.Random, rate: float = RATE) -> None:
+    def __init__(self, clients: dict[str, Client], rng: random.Random, rate: float = RATE, after: str = "") -> None:
         self.clients = clients
+        self.after = after
         self.rng = rng
         self.rate = rate
         self.sends: list[asyncio.Task[object]] = []
@@ -33,8 +34,8 @@ class Talk:
 
     async def open(self) -> None:
         ann = self.clients["ann"]
-        self.channels[await ann.create_direct("bob")] = ("ann", "bob")
-        self.channels[await ann.create_group(list(USERS[1:]))] = USERS
+        self.channels[await ann.create_direct(f"bob{self.after}")] = ("ann", "bob")
+        self.channels[await ann.create_group([user + self.after for user in USERS[1:]])] = USERS
 
     async def run(self) -> None:
         number = 0
@@ -52,24 +53,27 @@ class Talk:
 
 @asynccontextmanager
 async def talking(
-    urls: Sequence[str], key: bytes, folder: Path, seed: int, *, rate: float = RATE
+    urls: Sequence[str], key: bytes, folder: Path, seed: int, *, rate: float = RATE, after: str = ""
 ) -> AsyncIterator[tuple[Talk, Callable[[], Awaitable[Audit]]]]:
     """People who talk through the gateways at ``urls``, one after another; the callable waits until all is answered
 
     and told, and judges. ``key``: what their tokens are signed with. ``rate``: sends per second of all together.
+    ``after``: put behind their names, so that they are others than who talked on the platform before.
     """
     path = folder / "history.jsonl"
     recorder = Recorder(path)
-    observers = {user: recorder.observer(user, user=user) for user in USERS}
+    observers = {user: recorder.observer(user, user=user + after) for user in USERS}
     async with AsyncExitStack() as stack:
         clients = {
             user: await stack.enter_async_context(
-                Client(urls[number % len(urls)], token=mint(key, user=user), device=user, observer=observers[user])
+                Client(
+                    urls[number % len(urls)], token=mint(key, user=user + after), device=user, observer=observers[user]
+                )
             )
             for number, user in enumerate(USERS)
         }
         listening = [asyncio.create_task(drink(client)) for client in clients.values()]
-        talk = Talk(clients, random.Random(seed), rate)
+        talk = Talk(clients, random.Random(seed), rate, after)
         await talk.open()
         for channel, members in talk.channels.items():
             for user in members:
