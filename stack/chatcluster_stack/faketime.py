@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatcluster_stack.fetch import Missing
+from chatcluster_stack import fetch
 
 
 class WrongClock:
@@ -22,11 +22,8 @@ class WrongClock:
 
     def environment(self) -> dict[str, str]:
         """Environment of a ``Node``. Raises ``Missing``."""
-        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        if not found:
-            raise Missing("libfaketime not found: apt-get install faketime")
         return {
-            "LD_PRELOAD": str(found[0]),
+            "LD_PRELOAD": str(fetch.faketime()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -80,6 +80,15 @@ def _same(done: Path, pom: Path) -> bool:
     return done.is_file() and done.read_bytes() == pom.read_bytes()
 
 
+def faketime() -> Path:
+    """The library that makes clocks wrong, installed when root. Raises ``Missing``."""
+    _programs({"faketime": ""}, "faketime")
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        raise Missing("libfaketime not found: apt-get install faketime")
+    return found[0]
+
+
 def _programs(wanted: dict[str, str], packages: str) -> None:
     missing = [program for program in wanted if shutil.which(program) is None]
     if not missing:

@@ -8,10 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from chatcluster_stack.faketime import WrongClock
-from chatcluster_stack.fetch import Missing
+from real_servers import needed
 
 ASKED = """
 import sys, time, uvloop
@@ -25,10 +23,8 @@ uvloop.run(main())
 
 def test_the_offset_moves_while_it_runs(tmp_path: Path) -> None:
     clock = WrongClock(tmp_path / "offset", 3600)
-    try:
+    with needed("faketime"):
         environment = {**os.environ, **clock.environment()}
-    except Missing as missing:
-        pytest.skip(str(missing))
     with subprocess.Popen(
         [sys.executable, "-c", ASKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:

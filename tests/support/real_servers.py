@@ -22,7 +22,8 @@ _STACK = f"tests-{os.getpid()}"
 
 
 @contextmanager
-def _needed(what: str) -> Iterator[None]:
+def needed(what: str) -> Iterator[None]:
+    """What cannot be had skips the test, or fails it under CI."""
     try:
         yield
     except Missing as missing:
@@ -34,7 +35,7 @@ def _needed(what: str) -> Iterator[None]:
 def _started(kind: str) -> Iterator[Group]:
     servers = group(kind, _STACK)
     try:
-        with _needed(kind):
+        with needed(kind):
             servers.start()
         yield servers
     finally:
@@ -140,7 +141,7 @@ def whole_stack() -> Iterator[Stack]:
         yield Stack.recorded(given)
         return
     with ExitStack() as running:
-        with _needed("stack"):
+        with needed("stack"):
             started = running.enter_context(platform(f"{_STACK}-platform"))
         yield started
 
