@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from chatcluster_stack.faketime import WrongClock
 from real_servers import needed
 
