@@ -9,175 +9,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import msgspec
 
 from chatcluster.backends.redis.access import tls_context
 from chatcluster.backends.redis.liar import Liar
 from chatcluster.backends.redis.shards import Node, RedisShards
-from chatcluster.backends.redis.wire import Line, command
+from chatcluster.backends.redis.speech import Ear, Mouth, Topic
 from chatcluster.core.envelope import Envelope, decode_envelope, encode_envelope
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Clock, Delivery, Lost, Unavailable
 
 log = logging.getLogger(__name__)
-
-
-class _Topic:
-    """``asked``: subscriptions sent and not yet confirmed. ``heard``: the last one is confirmed."""
-
-    __slots__ = ("asked", "buses", "ear", "heard", "name", "waiters", "wire_name")
-
-    def __init__(self, name: str, wire_name: bytes) -> None:
-        self.name = name
-        self.wire_name = wire_name
-        self.buses: tuple[RedisBus, ...] = ()
-        self.ear: _Ear | None = None
-        self.asked = 0
-        self.heard = False
-        self.waiters: list[asyncio.Future[None]] = []
-
-
-class _Mouth(Line):
-    """What is published through one node, one write per turn of the loop."""
-
-    def __init__(self, buses: RedisBuses, node: Node) -> None:
-        super().__init__(node, buses.settings, buses.tls, "publishing")
-        self._buses = buses
-        self._bound = buses.settings.publish_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._planned = False
-
-    def say(self, head: bytes, tail: bytes) -> bool:
-        """Queue a publication in two parts; False when it was dropped."""
-        wire = self.wire
-        if wire is None or self._size >= self._bound:
-            return False
-        if not self._planned:
-            if wire.waiting() >= self._bound:
-                return False
-            self._planned = True
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._parts += (head, tail)
-        self._size += len(head) + len(tail)
-        return True
-
-    def _flush(self) -> None:
-        self._planned = False
-        parts, self._parts, self._size = self._parts, [], 0
-        if self.wire is not None:
-            self.wire.write(b"".join(parts))
-
-    def take(self, replies: list[Any]) -> None:
-        for reply in replies:
-            if isinstance(reply, Exception):
-                self._buses.refused(str(reply))
-
-
-class _Ear(Line):
-    """What is heard from one node."""
-
-    def __init__(self, buses: RedisBuses, node: Node) -> None:
-        super().__init__(node, buses.settings, buses.tls, "listening")
-        self._buses = buses
-        self.topics: dict[bytes, _Topic] = {}
-        self._unheard = 0
-        self._gap = False
-
-    def up(self) -> None:
-        for topic in self.topics.values():
-            topic.asked = 0
-            topic.heard = False
-        self._unheard = 0
-        self.ask(list(self.topics.values()))
-        self._told()
-
-    def down(self) -> None:
-        # What was published since the last word is gone. It is told when we hear again, so that whoever
-        # then reads the tails misses nothing in between.
-        self._gap = True
-        for topic in self.topics.values():
-            topic.heard = False
-
-    def ask(self, topics: Sequence[_Topic]) -> None:
-        if self.wire is None:
-            return
-        for topic in topics:
-            topic.asked += 1
-            topic.heard = False
-        self._unheard += len(topics)
-        self._send(self._buses.words[0], [topic.wire_name for topic in topics])
-
-    def leave(self, topics: Sequence[_Topic]) -> None:
-        for topic in topics:
-            self.topics.pop(topic.wire_name, None)
-        if self.wire is not None and topics:
-            self._send(self._buses.words[1], [topic.wire_name for topic in topics])
-
-    def _send(self, word: bytes, names: Sequence[bytes]) -> None:
-        assert self.wire is not None
-        # In a cluster all topics of one command have to share a slot, so there it is one command each.
-        size = 1 if self._buses.clustered else self._buses.settings.pipeline
-        self.wire.write(b"".join(command(word, *names[at : at + size]) for at in range(0, len(names), size)))
-
-    def take(self, replies: list[Any]) -> None:
-        buses = self._buses
-        topics = self.topics
-        decoded: dict[bytes, Envelope | None] = {}
-        for reply in replies:
-            if isinstance(reply, Exception):
-                buses.refused(str(reply))
-                if self._unheard and self.wire is not None:
-                    self.wire.abort()  # which topics are meant is not said: all anew
-                continue
-            kind = reply[0]
-            if kind in {b"message", b"smessage"}:
-                topic = topics.get(reply[1])
-                if topic is None:
-                    continue
-                payload = reply[2]
-                # A group's message comes on hundreds of inboxes: it is decoded once per batch.
-                envelope = decoded.get(payload)
-                if envelope is None:
-                    if payload in decoded:
-                        continue
-                    envelope = decoded[payload] = buses.decoded(payload)
-                    if envelope is None:
-                        continue
-                delivery = Delivery(topic.name, envelope)
-                for bus in topic.buses:
-                    bus.put(delivery)
-            elif kind in {b"subscribe", b"ssubscribe"}:
-                self._confirmed(reply[1])
-            elif kind == b"sunsubscribe" and reply[1] in topics:
-                # Nobody asked for it: the slot moved to another node.
-                buses.shards.doubt()
-                self._gap = True
-                topics[reply[1]].heard = False
-
-    def _confirmed(self, wire_name: bytes) -> None:
-        self._unheard = max(0, self._unheard - 1)
-        topic = self.topics.get(wire_name)
-        if topic is not None:
-            topic.asked = max(0, topic.asked - 1)
-            if topic.asked == 0:
-                topic.heard = True
-                waiters, topic.waiters = topic.waiters, []
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-        self._told()
-
-    def _told(self) -> None:
-        if self._gap and not self._unheard:
-            self._gap = False
-            self.lose()
-
-    def lose(self) -> None:
-        """Tell every listener which of its topics may have missed something."""
-        self._buses.lose(self.topics.values())
 
 
 class RedisBuses:
@@ -193,11 +36,11 @@ class RedisBuses:
         self.publish: Callable[[Sequence[str], Envelope], None] = self._tell
         if self.settings.bus_loss or self.settings.bus_repeat or self.settings.bus_delay:
             self.publish = Liar(self._tell, self.settings)
-        self.topics: dict[str, _Topic] = {}
-        self._ears: dict[str, _Ear] = {}
-        self._mouths: dict[str, _Mouth] = {}
+        self.topics: dict[str, Topic] = {}
+        self._ears: dict[str, Ear] = {}
+        self._mouths: dict[str, Mouth] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
-        self._heads: dict[str, tuple[_Mouth, bytes]] = {}
+        self._heads: dict[str, tuple[Mouth, bytes]] = {}
         self._dropped = metrics.counter("bus_dropped_total", "Publications dropped: no connection, or over the bound.")
         self._refused = metrics.counter("bus_refused_total", "Commands of the bus that a node refused.")
         self._corrupt = metrics.counter("bus_corrupt_total", "Payloads that could not be decoded.")
@@ -240,14 +83,14 @@ class RedisBuses:
             del self._ears[name], self._mouths[name]
         for name, node in nodes.items():
             if name not in self._ears:
-                listening = self._ears[name] = _Ear(self, node)
-                mouth = self._mouths[name] = _Mouth(self, node)
+                listening = self._ears[name] = Ear(self, node)
+                mouth = self._mouths[name] = Mouth(self, node)
                 self._tasks[name] = [
                     asyncio.create_task(listening.run(), name="redis-ear"),
                     asyncio.create_task(mouth.run(), name="redis-mouth"),
                 ]
         self._heads.clear()
-        moved: dict[_Ear, list[_Topic]] = {}
+        moved: dict[Ear, list[Topic]] = {}
         for topic in self.topics.values():
             ear = self._ear_of(topic.name)
             if ear is not None and (ear is not topic.ear or not topic.heard):
@@ -258,7 +101,7 @@ class RedisBuses:
                 ear.topics[topic.wire_name] = topic
                 moved.setdefault(ear, []).append(topic)
         for new, topics in moved.items():
-            new._gap = True
+            new.gap = True
             new.ask(topics)
 
     def _doubt(self, node: Node) -> None:
@@ -266,7 +109,7 @@ class RedisBuses:
         if ear is not None:
             ear.lose()
 
-    def _ear_of(self, topic: str) -> _Ear | None:
+    def _ear_of(self, topic: str) -> Ear | None:
         node = self.shards.node_of(topic)
         return None if node is None else self._ears.get(node.name)
 
@@ -281,7 +124,7 @@ class RedisBuses:
             if known is None or not known[0].say(known[1], tail):
                 self._dropped.add()
 
-    def _head(self, topic: str) -> tuple[_Mouth, bytes] | None:
+    def _head(self, topic: str) -> tuple[Mouth, bytes] | None:
         node = self.shards.node_of(topic)
         if node is None or node.name not in self._mouths:
             return None
@@ -310,12 +153,12 @@ class RedisBuses:
 
     async def subscribe(self, bus: RedisBus, names: Sequence[str]) -> None:
         waiters: list[asyncio.Future[None]] = []
-        asking: dict[_Ear, list[_Topic]] = {}
+        asking: dict[Ear, list[Topic]] = {}
         loop = asyncio.get_running_loop()
         for name in dict.fromkeys(names):
             topic = self.topics.get(name)
             if topic is None:
-                topic = self.topics[name] = _Topic(name, self.shards.key("b", name).encode())
+                topic = self.topics[name] = Topic(name, self.shards.key("b", name).encode())
             if bus not in topic.buses:
                 topic.buses = (*topic.buses, bus)
                 bus.topics.add(name)
@@ -342,7 +185,7 @@ class RedisBuses:
                 raise Unavailable("redis: a subscription was not confirmed in time")
 
     def unsubscribe(self, bus: RedisBus, names: Iterable[str]) -> None:
-        leaving: dict[_Ear, list[_Topic]] = {}
+        leaving: dict[Ear, list[Topic]] = {}
         for name in names:
             topic = self.topics.get(name)
             if topic is None or bus not in topic.buses:
@@ -356,7 +199,7 @@ class RedisBuses:
         for ear, topics in leaving.items():
             ear.leave(topics)
 
-    def lose(self, topics: Iterable[_Topic]) -> None:
+    def lose(self, topics: Iterable[Topic]) -> None:
         found: dict[RedisBus, list[str]] = {}
         for topic in topics:
             for bus in topic.buses:
