@@ -130,6 +130,7 @@ class RouterPeer(Peer):
 
     def abandon(self) -> tuple[list[Call], list[Call]]:
         """(calls that may have arrived, calls that were never written), when the connection is over."""
-        calls, self.calls = list(self.calls.values()), {}
+        calls = list(self.calls.values())
+        self.calls.clear()  # this very dict: ``told`` may be at it
         out, self._out = self._out, []
         return calls, out

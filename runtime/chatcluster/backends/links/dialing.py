@@ -15,7 +15,7 @@ from typing import Any
 
 from chatcluster.backends.links.security import client_context, secret_of
 from chatcluster.backends.links.settings import LinkSettings
-from chatcluster.backends.links.stream import Fence, Stream
+from chatcluster.backends.links.stream import CUT, Fence, Stream
 from chatcluster.backends.links.wire import (
     NONCE,
     VERSION,
@@ -228,7 +228,7 @@ class Dialer:
                 continue
             try:
                 infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError:
+            except (OSError, UnicodeError):
                 # Names that cannot be looked up just now are no reason to leave anybody.
                 found.update(dict.fromkeys(self._dialing))
                 continue
@@ -237,6 +237,7 @@ class Dialer:
 
     async def _keep(self, endpoint: Endpoint) -> None:
         attempt = 0
+        peer: Peer | None = None
         try:
             while endpoint not in self._vanished:
                 peer = await self._dial(endpoint)
@@ -249,6 +250,8 @@ class Dialer:
                 await asyncio.sleep(delay(attempt, random.random, base=0.1, cap=2.0))
                 attempt += 1
         finally:
+            if peer is not None:
+                peer.end("this process ends")
             self._dialing.pop(endpoint, None)
             self._refused.pop(endpoint, None)
             self._peers.pop(endpoint, None)
@@ -269,12 +272,20 @@ class Dialer:
                 await asyncio.shield(made.settled)
         except TimeoutError:
             reason = "no answer"
-        except (OSError, Misconfigured) as error:
+        except asyncio.CancelledError:
+            if peer is not None:
+                peer.end("this process ends")
+            raise
+        except Misconfigured as error:
+            reason = str(error)
+        except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
         else:
             if made.ready:
                 return made
             reason = made.over.result()
+            if made.name and reason == CUT:
+                reason = "it hung up on us: is the secret the same at both ends?"
         finally:
             if peer is not None and not peer.ready:
                 peer.end("it did not answer in time")

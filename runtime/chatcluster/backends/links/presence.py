@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from chatcluster.backends.links.dialing import Dialer, Peer
 from chatcluster.backends.links.settings import LinkSettings
-from chatcluster.backends.links.wire import Beats, Forget, Watch, Watched, encode
+from chatcluster.backends.links.wire import Beats, Forget, Watch, Watched, encode, frames
 from chatcluster.core.envelope import Presence, PresenceChange
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.placement import place
@@ -126,20 +127,26 @@ class PresenceLink(Dialer):
             if peer.clogged:
                 self._shed.add(len(part))
             else:
-                peer.say(encode(Beats(gateway, part)))
+                for frame in frames(partial(Beats, gateway), part, lambda _: self._shed.add()):
+                    peer.say(frame)
 
     async def watch(self, gateway: str, session: str, tenant: str, users: Sequence[str]) -> Sequence[PresenceChange]:
         """See ``ports.PresenceService``. Raises ``Unavailable`` when no node is there."""
         key = (gateway, session)
-        self._drop(key)
         one = _Set(tenant, tuple(users))
+        old = self._drop(key)
+        if old is not None:
+            one.nodes = old.nodes  # those that have nothing of the new set are told so
         if self._entries + len(one.users) <= ENTRIES:
             self._entries += len(one.users)
             self._sets[key] = one
         if not self._names():
             self._shed.add()
             raise Unavailable("no presence node is connected")
-        return await _gathered(self._tell(key, one))
+        waiting = self._tell(key, one)
+        if self._again:
+            self._moved.set()
+        return await _gathered(waiting)
 
     def forget(self, gateway: str, sessions: Sequence[str]) -> None:
         """See ``ports.PresenceService``."""
@@ -169,6 +176,7 @@ class PresenceLink(Dialer):
             if peer.clogged:
                 self._shed.add()
                 self._again = True
+                one.nodes.add(name)  # it may still have a part of before
             elif users:
                 one.nodes.add(name)
                 waiting.append(peer.ask(key[0], key[1], one.tenant, users))
@@ -176,10 +184,11 @@ class PresenceLink(Dialer):
                 peer.ask(key[0], key[1], one.tenant, users)
         return waiting
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    def _drop(self, key: tuple[str, str]) -> _Set | None:
         old = self._sets.pop(key, None)
         if old is not None:
             self._entries -= len(old.users)
+        return old
 
     # -- who comes and goes -------------------------------------------------------------------------------
 

@@ -63,7 +63,9 @@ async def serve_presence(
     server = LinkServer(settings, kind="presence", name=name, facts=Facts(), clock=clock, metrics=metrics)
     watches: set[asyncio.Task[None]] = set()
     async with server.listening(lambda: _Gateway(server, node, watches)):
-        yield server
-    for task in watches:
-        task.cancel()
-    await asyncio.gather(*watches, return_exceptions=True)
+        try:
+            yield server
+        finally:
+            for task in watches:
+                task.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)

@@ -38,7 +38,7 @@ class ServerCertificate:
     """The context of a listening socket; ``refresh`` loads a changed certificate into it for new handshakes."""
 
     def __init__(self, ca: str | None, cert: str | None, key: str | None) -> None:
-        self._files = (cert, key)
+        self._files = (cert, key, ca)
         self._seen: tuple[int, ...] = ()
         self.context: ssl.SSLContext | None = None
         if cert is None:
@@ -58,17 +58,24 @@ class ServerCertificate:
         self._seen = self._stamps()
 
     def refresh(self) -> bool:
-        """Whether a changed certificate was loaded. A half-written one is left for the next time."""
-        if self.context is None or (stamps := self._stamps()) == self._seen:
-            return False
-        cert, key = self._files
-        assert cert is not None
+        """Whether a changed certificate was loaded. A half-written one is left for the next time.
+
+        A changed authority is believed beside the one before, until the process ends.
+        """
         try:
+            if self.context is None or (stamps := self._stamps()) == self._seen:
+                return False
+            cert, key, ca = self._files
+            assert cert is not None
+            # A certificate without its key would leave the context with neither: tried on another one first.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
             self.context.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError):
+            if ca is not None:
+                self.context.load_verify_locations(ca)
+        except OSError:  # an SSLError is one, too
             return False
         self._seen = stamps
         return True
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(os.stat(file).st_mtime_ns for file in self._files if file is not None and os.path.exists(file))
+        return tuple(os.stat(file).st_mtime_ns for file in self._files if file is not None)

@@ -114,12 +114,7 @@ class Guest(Stream):
         self._read_on()
 
     def _read_on(self) -> None:
-        if self.transport is None or self.gone:
-            return
-        if self._busy or self.clogged:  # who does not take answers asks nothing more
-            self.transport.pause_reading()
-        else:
-            self.transport.resume_reading()
+        self.listen(not (self._busy or self.clogged))  # who does not take answers asks nothing more
 
 
 class LinkServer:
@@ -198,7 +193,14 @@ class LinkServer:
         if not port.isdigit():
             raise Misconfigured(f"link.listen = {settings.listen!r}; allowed: host:port")
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(guest, host.strip("[]") or None, int(port), ssl=certificate.context)
+        context = certificate.context
+        server = await loop.create_server(
+            guest,
+            host.strip("[]") or None,
+            int(port),
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else settings.handshake,
+        )
         self._server = server
         self.port = server.sockets[0].getsockname()[1]
         tasks = [asyncio.create_task(_renew(certificate)), asyncio.create_task(self.fence.run())]

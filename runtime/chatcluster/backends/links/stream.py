@@ -11,6 +11,7 @@ import msgspec
 from chatcluster.backends.links.wire import HANDSHAKE_FRAME, MAX_FRAME, Cutter, Malformed, Ping, encode
 
 _PING = encode(Ping())
+CUT = "it was cut"
 _WATCH = 0.25
 """Seconds between two looks of a fence at the clock."""
 
@@ -53,6 +54,8 @@ class Stream(asyncio.Protocol):
         self._last_heard = self._last_said = self._last_pulse = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._clogged = False
+        self._deaf = False
+        self._waits = 0  # bytes that the peer had not taken at the last look
         self.transport: asyncio.Transport | None = None
         self.gone = False
         self.over: asyncio.Future[str] = self._loop.create_future()
@@ -70,6 +73,17 @@ class Stream(asyncio.Protocol):
 
     def unclogged(self) -> None:
         """The peer takes bytes again."""
+
+    def listen(self, listens: bool) -> None:
+        """Whether to read from the peer. What is not read says nothing about its life."""
+        if self.transport is None or self.gone or listens is not self._deaf:
+            return
+        self._deaf = not listens
+        self._last_heard = self._loop.time()
+        if listens:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
     @property
     def clogged(self) -> bool:
@@ -127,7 +141,7 @@ class Stream(asyncio.Protocol):
             self.heard(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.end("it was cut" if exc is None else type(exc).__name__)
+        self.end(CUT if exc is None else type(exc).__name__)
         self.transport = None
 
     def pause_writing(self) -> None:
@@ -143,6 +157,12 @@ class Stream(asyncio.Protocol):
             # We were held ourselves, and timers come before what the sockets brought: hear it first.
             self._last_heard = max(self._last_heard, now - self._silence + self._heartbeat)
         self._last_pulse = now
+        if self._deaf and self.transport is not None:
+            # Unheard, its sign of life is that it takes what we say.
+            waits = self.transport.get_write_buffer_size()
+            if not self._clogged or waits < self._waits:
+                self._last_heard = now
+            self._waits = waits
         if now - self._last_heard > self._silence:
             self.end(f"it was silent for {self._silence:g} s")
             return
