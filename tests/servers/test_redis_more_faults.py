@@ -209,7 +209,8 @@ def secured(tmp_path):
     extra += ["--tls-ca-cert-file", f"{plain}/authority.crt", "--tls-auth-clients", "no", "--requirepass", "hush"]
     server = Server(*extra)
     (tmp_path / "password").write_text("hush\n")
-    where = {"shards": (f"127.0.0.1:{tls}",), "tls": True, "password_file": f"{tmp_path}/password"}
+    where = {"shards": (f"127.0.0.1:{tls}",), "tls": True, "connect_timeout": 5.0, "timeout": 2.0}
+    where["password_file"] = f"{tmp_path}/password"
     yield server, where, tmp_path
     server.kill()
 
@@ -268,7 +269,8 @@ async def test_what_cannot_be_read_is_dropped_and_counted(server):
 
 
 async def test_twenty_thousand_topics_are_subscribed_and_again_after_a_cut(server):
-    async with opened(shards=(server.address,), subscribe_timeout=20.0) as shards, hearing(shards) as buses:
+    patient = {"subscribe_timeout": 20.0, "deadline": 10.0, "connect_timeout": 5.0}
+    async with opened(shards=(server.address,), **patient) as shards, hearing(shards) as buses:
         topics = [f"u:t/{number}" for number in range(20_000)]
         bus = buses.subscriber("one")
         await bus.subscribe(topics)
