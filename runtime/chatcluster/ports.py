@@ -517,11 +517,15 @@ class Router(Protocol):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A worker number until ``expires`` (monotonic seconds). ``floor``: mint only ids above this one."""
+    """A worker number until ``expires`` (monotonic seconds). ``floor``: mint only ids above this one.
+
+    ``skew``: ms by which the asker's wall clock was ahead of the others' (their middle); None: nobody to compare with.
+    """
 
     worker: int
     floor: int
     expires: float
+    skew: int | None = None
 
 
 class Workers(Protocol):

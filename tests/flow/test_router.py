@@ -39,7 +39,7 @@ from chatcluster.core.frames import (
     Sync,
     Type,
 )
-from chatcluster.core.ids import MAX_ID, first_id, id_time
+from chatcluster.core.ids import CLOCK_BOUND, MAX_ID, first_id, id_time
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import (
     CHECK,
@@ -1068,11 +1068,35 @@ class HandWorkers:
         self.error: Exception | None = None
         self.ttl = 30.0
         self.number = 3
+        self.skew: int | None = None
 
     async def lease(self, holder: str) -> Lease:
         if self.error is not None:
             raise self.error
-        return Lease(self.number, 0, self.clock.monotonic() + self.ttl)
+        return Lease(self.number, 0, self.clock.monotonic() + self.ttl, self.skew)
+
+
+def test_a_clock_that_leaves_the_others_mints_nothing_until_it_is_back(jump: Jump, loop_clock: Any) -> None:
+    async def main() -> None:
+        world = World(loop_clock, RouterSettings())
+        workers = world.workers = HandWorkers(loop_clock)
+        workers.skew = -5_000  # the bound is allowed
+        async with running(world):
+            first = await world.answer(send())
+            assert isinstance(first, Ack)
+            for skew in (3_600_000, -5_500):
+                workers.skew = skew
+                await asyncio.sleep(12)
+                answer = await world.answer(send(client_id=f"c{skew}"))
+                assert isinstance(answer, ErrorFrame)
+                assert (answer.code, answer.retryable) == ("unavailable", True)
+            workers.skew = 0
+            await asyncio.sleep(12)
+            second = await world.answer(send(client_id="back"))
+            assert isinstance(second, Ack)
+            assert id_time(int(second.id)) < loop_clock.now() + CLOCK_BOUND
+
+    jump(main())
 
 
 def test_a_fenced_router_refuses_and_mints_again_with_another_number(jump: Jump, loop_clock: Any) -> None:

@@ -212,3 +212,30 @@ async def test_a_holder_renews_over_a_wipe_and_loses_to_another(server):
         server.cli("HSET", shards.key("w", "workers"), f"h{held.worker}", "9 1500 another")
         with pytest.raises(Fenced):
             await workers.lease("one")
+
+
+class OffClock(SystemClock):
+    """A wall clock that is some ms ahead."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.ahead = ahead
+
+    def now(self):
+        return super().now() + self.ahead
+
+
+async def test_whose_clock_leaves_the_middle_is_told(server):
+    async with opened(settings(server.address)) as shards:
+        clocks = [OffClock(ahead) for ahead in (0, 0, 3_600_000)]
+        holders = [RedisWorkers(shards, clock=clock, ttl=1.5) for clock in clocks]
+        for number, workers in enumerate(holders):
+            await leased(workers, f"h{number}")
+        skews = [(await leased(workers, f"h{number}")).skew for number, workers in enumerate(holders)]
+        assert [round(skew / 1000) for skew in skews] == pytest.approx([0, 0, 3600], abs=1)
+        # The server's own clock is one among others: here it is the one that is wrong.
+        for clock in clocks:
+            clock.ahead = -3_600_000
+        for _ in range(2):
+            skews = [(await leased(workers, f"h{number}")).skew for number, workers in enumerate(holders)]
+        assert [round(skew / 1000) for skew in skews] == pytest.approx([0, 0, 0], abs=1)

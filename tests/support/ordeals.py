@@ -146,6 +146,7 @@ async def ordeal(stack: Stack, folder: Path, seed: int, *, rate: float = 25.0) -
         talk, judged = await around.enter_async_context(
             talking(urls, stack.key, folder, seed, rate=rate, after=f"-{uuid4().hex[:8]}")
         )
+        talk.patience = 300.0  # three servers that start at once on a busy machine take a minute
         await asyncio.sleep(2.0)
         running = Ordeal(stack, talk, folder / "history.jsonl")
         yield running

@@ -25,6 +25,8 @@ class Talk:
 
     def __init__(self, clients: dict[str, Client], rng: random.Random, rate: float = RATE, after: str = "") -> None:
         self.clients = clients
+        self.patience = 90.0
+        """Seconds after which a send is given up, and the test with it."""
         self.after = after
         self.rng = rng
         self.rate = rate
@@ -43,7 +45,7 @@ class Talk:
             number += 1
             channel, members = self.rng.choice(list(self.channels.items()))
             client = self.clients[self.rng.choice(members)]
-            send = client.send(channel, f"message {number}", client_id=f"m{number}", timeout=90)
+            send = client.send(channel, f"message {number}", client_id=f"m{number}", timeout=self.patience)
             self.sends.append(asyncio.create_task(send))
             await asyncio.sleep(self.rng.expovariate(self.rate))
 

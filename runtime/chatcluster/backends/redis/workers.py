@@ -3,6 +3,8 @@
 No clock of a server decides. Whoever wants a number watches on its own monotonic clock: a lease whose sequence has
 not moved for as long as it lasts has ended, and a server that has been the same for a lease has forgotten none that
 still runs. So a step of any wall clock, a wiped, restarted or failed-over server cost waiting, never a number twice.
+
+Wall clocks are compared on the way: each holder's, and the server's as one more. Who is far from their middle is told.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from statistics import median
 
 from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.ids import CLOCK_BOUND, MAX_WORKER, first_id
@@ -18,14 +21,17 @@ from chatcluster.ports import Clock, Fenced, Lease, Unavailable
 PLACE = "workers"
 
 # All stands in one hash, so that eviction takes all or nothing. h<n> ``sequence ttl holder`` of a lease; f<n> wall ms
-# up to which its holders may mint; q the last sequence; watch: a word for this server, as it is, with this hash;
-# server: what the word stands for; since: wall ms at which it was first seen; ripe: a watch that stood for a lease.
+# up to which its holders may mint; c<n> ms by which its holder's clock is ahead of the server's; q the last sequence;
+# watch: a word for this server, as it is, with this hash; server: what the word stands for; since: wall ms at which it
+# was first seen; ripe: a watch that stood for a lease.
 # ARGV: holder, ttl ms, number held or -1, holder's wall time now, highest number, a new word, the watch seen for a
 # lease or "", then (number, sequence) of leases seen unmoved for as long as they last.
-# Answers number (-1: none, -2: another's), floor ms, watch, then sequence, ttl and number of each lease.
+# Answers number (-1: none, -2: another's), floor ms, watch, each c<n>, then sequence, ttl and number of each lease.
 LEASE = """
 local key = KEYS[1]
 local who, ttl, own, wall, highest = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = redis.call('TIME')
+local server_time = time[1] * 1000 + math.floor(time[2] / 1000)
 local said = redis.call('INFO', 'replication') .. redis.call('INFO', 'server')
 local server = string.match(said, 'master_replid:(%x+)') .. string.match(said, 'run_id:(%x+)')
 local all = {}
@@ -53,6 +59,7 @@ end
 local number, floor = -1, 0
 local function grant(n)
   put('h' .. n, redis.call('HINCRBY', key, 'q', 1) .. ' ' .. ttl .. ' ' .. who)
+  put('c' .. n, string.format('%.0f', wall - server_time))
   put('f' .. n, string.format('%.0f', math.max(tonumber(all['f' .. n] or '0'), wall + ttl)))
   number = n
 end
@@ -71,16 +78,19 @@ elseif all.ripe == all.watch then
     grant(best)
   end
 end
-local out = {number, string.format('%.0f', floor), all.watch}
+local clocks = {}
+local out = {number, string.format('%.0f', floor), all.watch, ''}
 for n = 0, highest do
   local held = all['h' .. n]
   if held then
+    clocks[#clocks + 1] = all['c' .. n] or '0'
     local sequence, length = string.match(held, '^(%d+) (%d+)')
     out[#out + 1] = sequence
     out[#out + 1] = length
     out[#out + 1] = n
   end
 end
+out[4] = table.concat(clocks, ' ')
 return out
 """
 
@@ -118,6 +128,13 @@ class _Watch:
         self._seen = seen
 
 
+def _skew(number: int, clocks: bytes, leases: Sequence[object]) -> int:
+    """How far the clock of ``number``'s holder is ahead of the middle of all; the server's stands for one."""
+    ahead = [int(one) for one in clocks.split()]
+    numbers = [int(one) for one in leases[2::3]]  # type: ignore[call-overload]
+    return round(ahead[numbers.index(number)] - median([0, *ahead]))
+
+
 class RedisWorkers:
     """Port ``Workers``. ``ttl``: seconds of a lease (settings). One object serves one process's holders."""
 
@@ -152,7 +169,7 @@ class RedisWorkers:
         answer = await self._shards.ask(
             PLACE, "EVAL", LEASE, 1, self._key, *words, watch.ripe(now, self._ttl), *watch.ended(now)
         )
-        number, told, word, *leases = answer
+        number, told, word, clocks, *leases = answer
         watch.see(word, leases, self._clock.monotonic(), self._ttl)
         if number == -2:
             del self._held[holder]
@@ -160,5 +177,5 @@ class RedisWorkers:
         if number < 0:
             raise Unavailable("no worker number can be given yet: leases that may still run have to end first")
         floor = held.floor if held is not None else max(self._floor, first_id(int(told) + CLOCK_BOUND))
-        lease = self._held[holder] = Lease(number, floor, now + self._ttl)
+        lease = self._held[holder] = Lease(number, floor, now + self._ttl, _skew(number, clocks, leases))
         return lease

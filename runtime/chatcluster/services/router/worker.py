@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from chatcluster.core.codes import Refused
-from chatcluster.core.ids import ClockFault, Minter
+from chatcluster.core.ids import CLOCK_BOUND, ClockFault, Minter
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Clock, Fenced, Unavailable, Workers
 from chatcluster.services.router.settings import RouterSettings
@@ -18,7 +18,8 @@ class Worker:
     """Mints ids while the lease stands.
 
     "Worker numbers are leased; minting stops a margin before the lease ends, on the monotonic clock"
-    (delivery.md section 1).
+    (delivery.md section 1). A wall clock that leaves those of the others by more than the bound mints nothing: ids
+    from the future would make every other router refuse what follows them.
     """
 
     def __init__(self, *, workers: Workers, clock: Clock, metrics: Metrics, settings: RouterSettings) -> None:
@@ -29,6 +30,8 @@ class Worker:
         self._number = -1
         self._until = 0.0
         self._last = 0
+        self._true: int | None = None  # wall ms of the others at monotonic 0, as the last lease told
+        self._wrong = False
         self._faults = metrics.counter("router_clock_faults_total", "Ids refused: the clock and seen ids disagree")
         self._fenced = metrics.counter("router_fenced_total", "Leases of the worker number lost")
 
@@ -38,10 +41,27 @@ class Worker:
         if minter is None or self._clock.monotonic() >= self._until:
             raise Refused("unavailable", "this router has no worker number just now", retry_after_ms=1_000)
         try:
-            return minter.mint(self._clock.now(), after)
+            now = self._clock.now()
+            self._compare(now)
+            return minter.mint(now, after)
         except ClockFault as fault:
             self._faults.add()
             raise Refused("unavailable", f"no id can be minted: {fault}", retry_after_ms=1_000) from fault
+
+    def _compare(self, now: int) -> None:
+        """Raises ``ClockFault`` when the wall clock is more than the bound away from the others'."""
+        if self._true is None:
+            return
+        off = now - self._true - int(self._clock.monotonic() * 1000)
+        wrong = abs(off) > CLOCK_BOUND
+        if wrong != self._wrong:
+            self._wrong = wrong
+            if wrong:
+                log.error("the clock is %d ms ahead of the other routers' and Redis': sends are refused", off)
+            else:
+                log.warning("the clock agrees with the others' again")
+        if wrong:
+            raise ClockFault(f"the clock is {off} ms ahead of the others'")
 
     def observe(self, event_id: int) -> None:
         """Take note of an id that the platform minted (never of one that a client made up)."""
@@ -69,6 +89,8 @@ class Worker:
             self._minter.observe(self._last)
             self._number = lease.worker
         self._minter.observe(lease.floor)
+        if lease.skew is not None:
+            self._true = self._clock.now() - lease.skew - int(self._clock.monotonic() * 1000)
         self._until = lease.expires - self._settings.lease_margin
         return min(5.0, max(0.1, (lease.expires - self._clock.monotonic()) / 3))
 
