@@ -7,7 +7,7 @@ When a node comes or goes, the sets are told anew. Sheds: what cannot be said no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -24,7 +24,12 @@ ANSWER = 2.0
 """Seconds that a watch waits for the state now; without it the state comes with the changes."""
 ENTRIES = 1_000_000
 """(session, user) pairs remembered, to tell them to another node; those beyond are not told again."""
-_SLICE = 50
+_SLICE = 2_000
+"""Users told anew before the loop is free again."""
+_PAUSE = 0.5
+"""Seconds between two rounds of telling anew: nodes come and go in groups."""
+_OWNERS = 200_000
+"""Users whose node is remembered: finding it costs a hash per node."""
 
 
 class PresencePeer(Peer):
@@ -65,10 +70,10 @@ class _Set:
 
     __slots__ = ("nodes", "tenant", "users")
 
-    def __init__(self, tenant: str, users: tuple[str, ...]) -> None:
+    def __init__(self, tenant: str, users: tuple[str, ...], nodes: set[str]) -> None:
         self.tenant = tenant
         self.users = users
-        self.nodes: set[str] = set()
+        self.nodes = nodes
 
 
 class PresenceLink(Dialer):
@@ -86,7 +91,7 @@ class PresenceLink(Dialer):
         )
         self._sets: dict[tuple[str, str], _Set] = {}  # by gateway and session
         self._entries = 0
-        self._again = False  # some node did not take its part
+        self._owners: dict[tuple[str, str], str] = {}
         self._moved = asyncio.Event()
         self.told: Callable[[Presence], None] | None = None
         """Gets the state that another node found for visible sets that moved to it: what changed meanwhile is in it."""
@@ -117,36 +122,27 @@ class PresenceLink(Dialer):
         if not names:
             self._shed.add(len(beats))
             return
-        if len(names) == 1:
-            parts[names[0]] = list(beats)
-        else:
-            for beat in beats:
-                parts.setdefault(place(f"{beat.tenant}/{beat.user}", names), []).append(beat)
+        for beat in beats:
+            parts.setdefault(self._owner(beat.tenant, beat.user, names), []).append(beat)
         for name, part in parts.items():
             peer = self.peers[name]
             if peer.clogged:
                 self._shed.add(len(part))
-            else:
-                for frame in frames(partial(Beats, gateway), part, lambda _: self._shed.add()):
-                    peer.say(frame)
+                continue
+            for frame in frames(partial(Beats, gateway), part, lambda _: self._shed.add()):
+                peer.say(frame)
 
     async def watch(self, gateway: str, session: str, tenant: str, users: Sequence[str]) -> Sequence[PresenceChange]:
         """See ``ports.PresenceService``. Raises ``Unavailable`` when no node is there."""
         key = (gateway, session)
-        one = _Set(tenant, tuple(users))
-        old = self._drop(key)
-        if old is not None:
-            one.nodes = old.nodes  # those that have nothing of the new set are told so
+        one = _Set(tenant, tuple(users), self._drop(key))
         if self._entries + len(one.users) <= ENTRIES:
             self._entries += len(one.users)
             self._sets[key] = one
         if not self._names():
             self._shed.add()
             raise Unavailable("no presence node is connected")
-        waiting = self._tell(key, one)
-        if self._again:
-            self._moved.set()
-        return await _gathered(waiting)
+        return await _gathered(self._tell(key, one))
 
     def forget(self, gateway: str, sessions: Sequence[str]) -> None:
         """See ``ports.PresenceService``."""
@@ -161,13 +157,26 @@ class PresenceLink(Dialer):
     def _names(self) -> list[str]:
         return [name for name, peer in self.peers.items() if not peer.leaving]
 
+    def _owner(self, tenant: str, user: str, names: list[str]) -> str:
+        if len(names) == 1:
+            return names[0]
+        owner = self._owners.get((tenant, user))
+        if owner is None:
+            if len(self._owners) >= _OWNERS:
+                self._owners.clear()
+            owner = self._owners[tenant, user] = place(f"{tenant}/{user}", names)
+        return owner
+
+    def _move(self) -> None:
+        self._owners.clear()
+        self._moved.set()
+
     def _tell(self, key: tuple[str, str], one: _Set) -> list[asyncio.Future[Sequence[PresenceChange]]]:
         """Tell every node its part of a set, also those that have none of it any more."""
         names = self._names()
         parts: dict[str, list[str]] = {name: [] for name in one.nodes if name in self.peers}
         for user in one.users:
-            name = names[0] if len(names) == 1 else place(f"{one.tenant}/{user}", names)
-            parts.setdefault(name, []).append(user)
+            parts.setdefault(self._owner(one.tenant, user, names), []).append(user)
         waiting: list[asyncio.Future[Sequence[PresenceChange]]] = []
         one.nodes = set()
         for name, users in parts.items():
@@ -175,8 +184,8 @@ class PresenceLink(Dialer):
             assert isinstance(peer, PresencePeer)
             if peer.clogged:
                 self._shed.add()
-                self._again = True
-                one.nodes.add(name)  # it may still have a part of before
+                one.nodes.add(name)
+                self._moved.set()  # again later
             elif users:
                 one.nodes.add(name)
                 waiting.append(peer.ask(key[0], key[1], one.tenant, users))
@@ -184,11 +193,13 @@ class PresenceLink(Dialer):
                 peer.ask(key[0], key[1], one.tenant, users)
         return waiting
 
-    def _drop(self, key: tuple[str, str]) -> _Set | None:
+    def _drop(self, key: tuple[str, str]) -> set[str]:
+        """Forget a session's set; the nodes that know of it."""
         old = self._sets.pop(key, None)
-        if old is not None:
-            self._entries -= len(old.users)
-        return old
+        if old is None:
+            return set()
+        self._entries -= len(old.users)
+        return old.nodes
 
     # -- who comes and goes -------------------------------------------------------------------------------
 
@@ -196,39 +207,49 @@ class PresenceLink(Dialer):
         super().arrived(peer)
         for one in self._sets.values():
             one.nodes.discard(peer.name)  # a node that restarted knows nothing
-        self._moved.set()
+        self._move()
 
     def left(self, peer: Peer) -> None:
-        self._moved.set()
+        self._move()
         peer.end("it said goodbye")
 
     def lost(self, peer: Peer, why: str) -> None:
         super().lost(peer, why)
-        self._moved.set()
+        self._move()
 
     async def _tell_anew(self) -> None:
         """Every set to the nodes that it belongs to now, a slice at a time."""
         while True:
             await self._moved.wait()
             self._moved.clear()
-            self._again = False
             known: dict[tuple[str, str], PresenceChange] = {}
-            keys = list(self._sets)
-            for start in range(0, len(keys), _SLICE):
-                waiting: dict[str, list[asyncio.Future[Sequence[PresenceChange]]]] = {}
-                for key in keys[start : start + _SLICE]:
-                    one = self._sets.get(key)
-                    if one is not None and self._names():
-                        waiting.setdefault(one.tenant, []).extend(self._tell(key, one))
-                for tenant, futures in waiting.items():
-                    changes = await _gathered(futures)
-                    news = [change for change in changes if known.get((tenant, change.user)) != change]
-                    known.update({(tenant, change.user): change for change in news})
-                    if news and self.told is not None:
-                        self.told(Presence({tenant: news}))
-            if self._again:
-                await asyncio.sleep(1.0)
-                self._moved.set()
+            waiting: dict[str, list[asyncio.Future[Sequence[PresenceChange]]]] = {}
+            users = 0
+            for key in list(self._sets):
+                one = self._sets.get(key)
+                if one is not None and self._names():
+                    waiting.setdefault(one.tenant, []).extend(self._tell(key, one))
+                    users += len(one.users)
+                if users >= _SLICE:
+                    await self._pass_on(waiting, known)
+                    waiting, users = {}, 0
+            await self._pass_on(waiting, known)
+            await asyncio.sleep(_PAUSE)
+
+    async def _pass_on(
+        self,
+        waiting: Mapping[str, Sequence[asyncio.Future[Sequence[PresenceChange]]]],
+        known: dict[tuple[str, str], PresenceChange],
+    ) -> None:
+        """The state of those that were told anew, each user once."""
+        for tenant, futures in waiting.items():
+            news = []
+            for change in await _gathered(futures):
+                if known.get((tenant, change.user)) != change:
+                    known[tenant, change.user] = change
+                    news.append(change)
+            if news and self.told is not None:
+                self.told(Presence({tenant: news}))
 
 
 async def _gathered(futures: Sequence[asyncio.Future[Sequence[PresenceChange]]]) -> list[PresenceChange]:
