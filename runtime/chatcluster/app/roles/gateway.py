@@ -57,6 +57,7 @@ async def gateway(
             metrics=metrics,
             settings=settings.sessions,
         )
+        presence.told = sessions.watching.changed
         server = GatewayServer(
             accept=sessions.accept,
             clock=clock,
