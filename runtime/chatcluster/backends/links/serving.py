@@ -88,7 +88,7 @@ class Guest(Stream):
     def _hello(self, hello: Hello) -> None:
         server = self._server
         expected = proof(self._secret, "client", self._nonce, hello.nonce, hello.name)
-        trusted = not self._secret or (len(hello.nonce) == NONCE and proven(expected, hello.proof))
+        trusted = len(hello.nonce) == NONCE and (not self._secret or proven(expected, hello.proof))
         if hello.kind != server.kind or not trusted:
             server.refused.add()
             log.warning("a gateway was refused: it wants another service, or does not know the secret")
