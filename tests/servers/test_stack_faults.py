@@ -21,11 +21,9 @@ from chatcluster.app.commands.audit import records_of
 from chatcluster.app.tokens import mint
 from chatcluster.client import Client
 from chatcluster.core.history import Closed, Failed, Got, Opened
-from chatcluster_stack.faketime import WrongClock
-from chatcluster_stack.fetch import Missing
 from chatcluster_stack.named import Stack
 from chatcluster_stack.processes import Node
-from ordeals import Ordeal, balanced, ordeal
+from ordeals import Ordeal, WrongClock, balanced, ordeal
 
 pytestmark = pytest.mark.slow
 LONG = bool(os.environ.get("CHATCLUSTER_LONG"))
@@ -179,11 +177,7 @@ async def test_the_bus_lies(stack: Stack, tmp_path: Path, what: str, settings: d
 @pytest.mark.parametrize("offsets", [(5.0, -5.0), pytest.param((3600.0,)), pytest.param((-3600.0,))], ids=str)
 async def test_the_clock_of_one_router_is_wrong(stack: Stack, tmp_path: Path, offsets: tuple[float, ...]) -> None:
     clock = WrongClock(tmp_path / "offset")
-    try:
-        environment = clock.environment()
-    except Missing as missing:
-        pytest.skip(str(missing))
-    async with given(stack, environment, "router-1"), ordeal(stack, tmp_path, 20) as running:
+    async with given(stack, clock.environment, "router-1"), ordeal(stack, tmp_path, 20) as running:
         for offset in offsets:
             async with running.fault(f"clock of router-1 {offset:+g} s", heal=False):
                 clock.set(offset)

@@ -89,6 +89,20 @@ async def balanced(urls: Sequence[str], *, first: int = 0) -> AsyncIterator[Bala
         await balancer.close()
 
 
+class WrongClock:
+    """The wall clock of a Python process, ahead by ``set`` seconds, at once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.environment = {"PYTHONPATH": str(Path(__file__).parent / "skewed"), "WRONG_CLOCK": str(file)}
+        self.set(0.0)
+
+    def set(self, seconds: float) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{seconds:+f}")
+        new.replace(self._file)
+
+
 @dataclass
 class Cost:
     """What clients felt of one fault, in seconds."""

@@ -59,10 +59,10 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
         )
         pushing = await _push(process, settings, log, shards, stack) if settings.push.enabled else []
         async with asyncio.TaskGroup() as group:
-            checking = group.create_task(check_schema(settings.cassandra))
+            watching = [group.create_task(task) for task in (check_schema(settings.cassandra), log.watch())]
             running = [group.create_task(role.run()) for role in (service, *pushing)]
             yield Running(said="persister")
-            for task in (checking, *running):
+            for task in (*watching, *running):
                 task.cancel()
 
 

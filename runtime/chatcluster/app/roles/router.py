@@ -68,7 +68,9 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
                 ).add_to(app)
 
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(task) for task in (check_schema(settings.cassandra), service.run())]
+            running = [
+                group.create_task(task) for task in (check_schema(settings.cassandra), service.run(), log.watch())
+            ]
             async with serve_router(service, log, settings.link, name=name, metrics=metrics, clock=clock) as link:
                 yield Running(
                     checks={"log": stalled}, leave=link.goodbye, add_to=add_api, said=f"router  link {link.port}"

@@ -91,6 +91,7 @@ class KafkaConsumer:
         self._owned: dict[int, int] = {}
         self._paused = False
         self._closing = False
+        self._died: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._commit: _Commit | None = None
         labels = {"group": group, "topic": topic}
@@ -131,7 +132,7 @@ class KafkaConsumer:
     ) -> AsyncIterator[KafkaConsumer]:
         """A member of the group for the time of the block; leaving it gives the partitions to the others."""
         consumer = cls(settings, places, group, topic, metrics=metrics)
-        thread = threading.Thread(target=consumer._serve, name=f"kafka-{group}-{topic}", daemon=True)
+        thread = threading.Thread(target=consumer._guarded, name=f"kafka-{group}-{topic}", daemon=True)
         thread.start()
         try:
             yield consumer
@@ -149,6 +150,8 @@ class KafkaConsumer:
         while True:
             # The waiter stands before the look, so news that come in between are not missed.
             waiter = self._waiter = self._loop.create_future()
+            if self._died is not None:
+                raise self._died
             batches = self._take()
             if batches:
                 return batches
@@ -281,6 +284,16 @@ class KafkaConsumer:
             waiter.set_result(None)
 
     # -- the thread -------------------------------------------------------------------------------
+
+    def _guarded(self) -> None:
+        """A thread that fails is no member that goes on in silence: whoever fetches is told, and ends."""
+        try:
+            self._serve()
+        except BaseException as error:
+            log.critical("the thread of the consumer failed", exc_info=error)
+            self._died = error
+            tell(self._loop, self._wake)
+            self._answer(Unavailable("kafka: the consumer failed"))
 
     def _serve(self) -> None:
         consumer = self._consumer

@@ -79,6 +79,7 @@ class KafkaLog:
         self._bytes = 0
         self._waking = False
         self._closing = False
+        self._died: asyncio.Future[None] = self._loop.create_future()
         self._deadline = 0.0
         self._producer = self._produce_with()
         self._appended = metrics.counter("log_records_total", "Records appended to the log.")
@@ -100,7 +101,7 @@ class KafkaLog:
         """
         places = places or await facts(settings, metrics=metrics)
         found = cls(settings, places, clock=clock, metrics=metrics)
-        thread = threading.Thread(target=found._serve, name="kafka-log", daemon=True)
+        thread = threading.Thread(target=found._guarded, name="kafka-log", daemon=True)
         thread.start()
         try:
             yield found
@@ -109,10 +110,15 @@ class KafkaLog:
             found._closing = True
             await asyncio.to_thread(thread.join)
             found._hand_over()
+            found._died.cancel()
 
     def problems(self) -> str:
         """Why the log is not ready; empty when it is."""
         return self._health.problem
+
+    async def watch(self) -> None:
+        """Raises what ended the log's thread: no report comes any more, so the process has to end, too."""
+        await asyncio.shield(self._died)
 
     # -- Log ------------------------------------------------------------------------------------
 
@@ -208,6 +214,18 @@ class KafkaLog:
             return Producer(wanted)
         except KafkaException as error:
             raise Misconfigured(f"[kafka] is not accepted by the driver: {said(error)}") from None
+
+    def _guarded(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            log.critical("the thread of the log failed", exc_info=error)
+            tell(self._loop, self._die, error)
+            self._purge("the thread of the log failed")
+
+    def _die(self, error: BaseException) -> None:
+        if not self._died.done():
+            self._died.set_exception(error)
 
     def _serve(self) -> None:
         """Until closed and all is reported, or the time for it is over."""
