@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -318,9 +318,11 @@ CHALLENGE = encode(Challenge(1, "router", "odd", b"n" * 16, True, b"i" * 16))
 WELCOME = encode(Welcome(b"", Facts("e1", {})))
 
 
-async def shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A router's side, as far as it goes."""
-    writer.write(CHALLENGE)
+async def shake_hands(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: Literal["router", "presence"] = "router"
+) -> None:
+    """A server's side, as far as it goes."""
+    writer.write(encode(Challenge(1, kind, "odd", b"n" * 16, True, b"i" * 16)))
     cutter = Cutter()
     while True:
         for body in cutter.feed(await reader.read(4096)):
