@@ -27,6 +27,21 @@ from chatcluster.backends.redis.workers import RedisWorkers
 from chatcluster.services.router.service import RouterService
 
 
+LEASE_LOOK = 0.05
+"""Seconds between looks whether the first worker number is there: a fresh Redis gives it after one lease."""
+
+
+class _Minting:
+    """The worker number as a dependency: told, and no reason to be unready once it was there."""
+
+    def __init__(self, service: RouterService) -> None:
+        self._service = service
+
+    def problems(self) -> str | None:
+        """For readiness."""
+        return None if self._service.minting else "no worker number: sends are refused"
+
+
 @asynccontextmanager
 async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[Running]:
     """Runs while the block does. Entering waits for Kafka's topics and for a worker number."""
@@ -71,6 +86,10 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
             running = [
                 group.create_task(task) for task in (check_schema(settings.cassandra), service.run(), log.watch())
             ]
+            number = process.awaits("worker_number")
+            while not service.minting:  # gateways need not know of a router that would refuse every send
+                await asyncio.sleep(LEASE_LOOK)
+            number.there(_Minting(service))
             async with serve_router(service, log, settings.link, name=name, metrics=metrics, clock=clock) as link:
                 yield Running(
                     checks={"log": stalled}, leave=link.goodbye, add_to=add_api, said=f"router  link {link.port}"

@@ -177,6 +177,11 @@ class RouterService:
         done, _ = self._open.pop(number)
         done(answer)
 
+    @property
+    def minting(self) -> bool:
+        """Whether sends can be taken: there is a worker number."""
+        return self._worker.minting
+
     async def run(self) -> None:
         """Serve until cancelled; then everything that waits is answered."""
         await self._worker.renew()

@@ -35,6 +35,11 @@ class Worker:
         self._faults = metrics.counter("router_clock_faults_total", "Ids refused: the clock and seen ids disagree")
         self._fenced = metrics.counter("router_fenced_total", "Leases of the worker number lost")
 
+    @property
+    def minting(self) -> bool:
+        """Whether there is a lease to mint with."""
+        return self._minter is not None and self._clock.monotonic() < self._until
+
     def mint(self, after: int = 0) -> int:
         """A new id above ``after``. Raises ``Refused(unavailable)`` without a lease or with a faulty clock."""
         minter = self._minter
