@@ -1,384 +1,518 @@
-"""The link to routers over real TCP: whatever breaks, each request is answered once and no send arrives twice."""
+"""The links on real sockets: routers killed, frozen and replaced under load, strangers, secrets, certificates."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from chatcluster.core.frames import Send
-from chatcluster.ports import Caller
-from linked import CHALLENGE, Places, World, churn, free_port, misbehaving, shake_hands, until, value
-
-
-async def test_requests_are_answered_by_the_router_of_their_channel() -> None:
-    async with World("abc").open("abc") as world:
-        for number in range(300):
-            world.send("s", f"x{number}")
-            world.read("s", f"x{number}")
-        await world.answered()
-        for rid, (_, request) in world.requests.items():
-            assert world.taken(rid) == [world.first(request.channel, "abc")]  # type: ignore[union-attr]
-        assert world.codes() == {"Ack": 300, "Reply": 300}
-
-
-# -- a connection that breaks ----------------------------------------------------------------------------
-
-
-async def _at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Accepts, and hangs up."""
-
-
-async def _half_a_word(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(CHALLENGE[:9])
-    await asyncio.sleep(0.02)
-
-
-async def _after_a_challenge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(CHALLENGE)
-    await reader.read(1)
-
-
-async def _after_hands_were_shaken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await shake_hands(reader, writer)
-    await asyncio.sleep(0.02)
-
-
-async def _garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    await reader.read(1)
-
-
-async def _garbage_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await shake_hands(reader, writer)
-    writer.write(b"\x00\x00\x00\x02\xc1\xc1")
-    await reader.read(1)
-
-
-@pytest.mark.parametrize(
-    "talk", [_at_once, _half_a_word, _after_a_challenge, _after_hands_were_shaken, _garbage, _garbage_later]
+import link_router
+from chatcluster.app.clock import SystemClock
+from chatcluster.backends.links.router import RouterLink
+from chatcluster.backends.links.router_server import serve_router
+from chatcluster.backends.links.settings import LinkServerSettings, LinkSettings
+from chatcluster.backends.links.wire import (
+    MAX_FRAME,
+    Calls,
+    Challenge,
+    Hello,
+    Welcome,
+    decode_from_server,
+    encode,
 )
-async def test_a_router_that_breaks_early_costs_no_send_twice(talk: Callable[..., Any]) -> None:
-    world = World("ab")
-    async with misbehaving(world.ports["b"], talk) as connections, world.open("a"):
-        while len(connections) < 3:
-            world.send("s", f"x{len(world.requests) % 20}")
-            world.read("s", f"x{len(world.requests) % 20}")
-            await asyncio.sleep(0.01)
-        await world.answered()
-        world.check()
-        # Whoever hung up before hands were shaken got nothing.
-        early = talk not in {_after_hands_were_shaken, _garbage_later}
-        assert set(world.codes()) <= {"Ack", "Reply"} | (set() if early else {"unknown_outcome"})
+from chatcluster.core.frames import Answer, ErrorFrame, History, Send
+from chatcluster.core.metrics import Metrics
+from chatcluster.ports import Caller, Misconfigured
+
+PATIENCE = 30.0
+TIMES = {"heartbeat": 0.3, "silence": 1.2, "resolve_interval": 0.5}
 
 
-async def test_written_is_unknown_reads_are_asked_once_more_unwritten_goes_elsewhere() -> None:
-    async with World("ab").open("ab") as world:
-        channel = world.channel_of("a", "ab")
-        world.routers["a"].delay = None
-        sent, read = world.send("s", channel), world.read("s", channel)
-        await until(lambda: len(world.routers["a"].kept) == 2)
-        unwritten, other = world.send("s", channel), world.send("r", channel)
-        world.link.peers["a"].end("cut")  # in the loop turn of those two
-        await world.answered()
-        assert [world.code(rid) for rid in (sent, read, unwritten, other)] == ["unknown_outcome", "Reply", "Ack", "Ack"]
-        assert [world.taken(rid) for rid in (sent, read, unwritten, other)] == [["a"], ["a", "b"], ["b"], ["b"]]
-        assert value(world.metrics, "link_retries_total") == 1
-        world.routers["a"].release()  # too late: nobody listens
-        await asyncio.sleep(0.05)
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
-async def test_a_read_is_asked_again_once_only() -> None:
-    async with World("abc").open("abc") as world:
-        for router in world.routers.values():
-            router.delay = None
-        read = world.read()
-        for _ in range(2):
-            await until(lambda: any(router.kept for router in world.routers.values()))
-            (name,) = [name for name, router in world.routers.items() if router.kept]
-            world.routers[name].kept.clear()
-            world.cut(name)
-        await world.answered()
-        assert world.code(read) == "unavailable"
-        assert len(world.taken(read)) == 2
+class Routers:
+    """Processes by name; each keeps its port and its file over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = {name: free_port() for name in "ab"}
+        self._files = {name: folder / name for name in "ab"}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, link_router.__file__, str(self.ports[name]), name, str(self._files[name])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        self._processes[name] = process
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline() == b"ready\n"
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self._processes[name].send_signal(number)
+
+    def wait(self, name: str) -> int:
+        return self._processes[name].wait(PATIENCE)
+
+    def taken(self) -> list[list[str]]:
+        """[session, channel, rid] of every send, router by router."""
+        files = (file for file in self._files.values() if file.exists())
+        return [line.split() for file in files for line in file.read_text().splitlines()]
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(f"127.0.0.1:{port}" for port in self.ports.values())
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
-async def test_answers_that_came_before_the_cut_count() -> None:
-    async with World("a").open("a") as world:
-        world.routers["a"].delay = None
-        rids = [world.send() for _ in range(10)]
-        await until(lambda: len(world.routers["a"].kept) == 10)
-        for answer in world.routers["a"].kept[:6]:
-            answer()
-        await world.answered(*rids[:6])
-        world.cut("a")
-        await world.answered()
-        assert [world.code(rid) for rid in rids] == ["Ack"] * 6 + ["unknown_outcome"] * 4
+@pytest.fixture
+def routers(tmp_path: Path) -> Iterator[Routers]:
+    running = Routers(tmp_path)
+    yield running
+    running.end()
 
 
-async def test_a_done_that_asks_again_and_ends_the_connection_is_called_once() -> None:
-    async with World("ab").open("ab") as world:
-        answers: list[Any] = []
+@dataclass
+class People:
+    """Who sends over a link, and what became of it."""
 
-        def done(answer: Any) -> None:
-            answers.append(answer)
-            world.send()
-            for peer in list(world.link.peers.values()):
-                peer.end("in the middle of its answers")
+    link: RouterLink
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
 
-        for number in range(20):
-            world.link.submit(Caller("t", "u", "s"), Send(f"r{number}", "x", f"c{number}", "hi"), done)
-        await until(lambda: len(answers) >= 20)
-        await world.connected("ab")
-        await world.answered()
-        assert len(answers) == 20
+    def ask(self, *, read: bool = False) -> None:
+        number = len(self.answers)
+        rid, session, channel = str(number), f"s{number % 50}", f"c{number % 37}"
+        request = History(rid, channel) if read else Send(rid, channel, "k" + rid, "hello")
+        self.answers[rid] = []
+        self.link.submit(Caller("t", "u" + session, session), request, self.answers[rid].append)
 
+    def codes(self) -> Counter[str]:
+        assert all(len(answers) <= 1 for answers in self.answers.values())
+        answered = [answers[0] for answers in self.answers.values() if answers]
+        return Counter(one.code if isinstance(one, ErrorFrame) else type(one).__name__ for one in answered)
 
-# -- order -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(8))
-async def test_lanes_keep_their_order_whoever_comes_and_goes(seed: int) -> None:
-    async with World("ab", grace=0.3, deadline=5.0).open("ab") as world:
-        await churn(world, seed, 150)
-        await world.answered()
-        world.check()
-        assert world.codes()["Ack"] > 20
+    async def all(self) -> None:
+        await until(lambda: all(self.answers.values()))
 
 
-async def test_a_lane_waits_for_the_router_that_leaves_and_moves_in_order() -> None:
-    async with World("ab").open("ab") as world:
-        channel = world.channel_of("a", "ab")
-        world.routers["a"].delay = None
-        before = [world.send("s", channel) for _ in range(3)]
-        await until(lambda: len(world.routers["a"].kept) == 3)
-        leaving = world.say_goodbye("a")
-        await world.connected("b")
-        after, stranger = [world.send("s", channel) for _ in range(3)], world.send("r", channel)
-        await world.answered(stranger)
-        assert world.taken(stranger) == ["b"]
-        assert [world.taken(rid) for rid in after] == [[], [], []]
-        world.routers["a"].release()
-        await world.answered()
-        await leaving
-        assert [world.taken(rid) for rid in before + after] == [["a"]] * 3 + [["b"]] * 3
-        world.check()
+@asynccontextmanager
+async def linked(addresses: tuple[str, ...], **settings: Any) -> AsyncIterator[RouterLink]:
+    chosen = LinkSettings(addresses=addresses, **{**TIMES, **settings})
+    async with RouterLink.open(chosen, name="g", clock=SystemClock(), metrics=Metrics()) as link:
+        yield link
 
 
-# -- goodbye ---------------------------------------------------------------------------------------------
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 -- what is waited for has no event
+            await asyncio.sleep(0.02)
 
 
-async def test_a_goodbye_under_load_refuses_nobody() -> None:
-    async with World("ab").open("ab") as world:
-        for router in world.routers.values():
-            router.delay = lambda: 0.003
-        for turn in range(6):
-            name = "ab"[turn % 2]
-            leaving = world.say_goodbye(name)
-            while not leaving.done():
-                for number in range(20):
-                    world.send(f"s{number % 5}", f"x{number}")
-                    world.read(f"s{number % 5}", f"x{number}")
-                await asyncio.sleep(0.002)
-            await world.stop(name)
-            await world.start(name)
-            await world.connected("ab")
-        await world.answered()
-        assert set(world.codes()) == {"Ack", "Reply"}
-        assert value(world.metrics, "link_broken_total") == 0
-        world.check()
+@pytest.mark.slow
+def test_a_router_is_killed_under_load_and_every_request_is_answered_once(routers: Routers) -> None:
+    async def main() -> None:
+        for name in "ab":
+            routers.start(name)
+        async with linked(routers.addresses()) as link:
+            await until(lambda: len(link.peers) == 2)
+            people = People(link)
+            for turn in range(1000):
+                for number in range(100):
+                    people.ask(read=number % 10 == 0)
+                if turn == 400:
+                    routers.signal("a", signal.SIGKILL)
+                if turn == 700:
+                    routers.wait("a")
+                    routers.start("a")
+                await asyncio.sleep(0.001)
+                await until(lambda: link._open < 20_000)
+            await people.all()
+            codes = people.codes()
+            assert sum(codes.values()) == 100_000
+            assert codes["Ack"] + codes["unknown_outcome"] == 90_000
+            assert codes["Reply"] + codes["unavailable"] == 10_000
+            assert codes["unavailable"] == 0, "reads are asked again of the other router"
+            taken = Counter(rid for _, _, rid in routers.taken())
+            assert max(taken.values()) == 1, "a send was doubled"
+            acked = {rid for rid, (answer,) in people.answers.items() if type(answer).__name__ == "Ack"}
+            assert acked <= taken.keys(), "a send was acked and never taken"
+
+    uvloop.run(main())
 
 
-# -- half-open, slow, nobody there -------------------------------------------------------------------------
+@pytest.mark.slow
+def test_routers_are_replaced_one_by_one_and_nobody_is_refused(routers: Routers) -> None:
+    async def main() -> None:
+        for name in "ab":
+            routers.start(name)
+        async with linked(routers.addresses()) as link:
+            await until(lambda: len(link.peers) == 2)
+            people = People(link)
+            replaced = asyncio.create_task(asyncio.to_thread(replace))
+            while not replaced.done() or len(people.answers) < 2_000:
+                for _ in range(10):
+                    people.ask()
+                await asyncio.sleep(0.005)
+                if replaced.done():
+                    replaced.result()
+            await people.all()
+            assert people.codes() == {"Ack": len(people.answers)}
+            assert len(routers.taken()) == len(people.answers)
+
+    def replace() -> None:
+        for name in "ab":
+            routers.signal(name, signal.SIGTERM)
+            assert routers.wait(name) == 0
+            routers.start(name)
+            # The other is replaced when gateways have had the time to find this one (a pod's readiness).
+            time.sleep(3.0)
+
+    uvloop.run(main())
 
 
-async def test_half_open_is_cut_after_its_silence() -> None:
-    world = World("ab", silence=0.5)
+def test_a_frozen_router_is_left_and_comes_back(routers: Routers) -> None:
+    async def main() -> None:
+        for name in "ab":
+            routers.start(name)
+        async with linked(routers.addresses()) as link:
+            await until(lambda: len(link.peers) == 2)
+            routers.signal("a", signal.SIGSTOP)
+            people = People(link)
+            for _ in range(500):
+                people.ask()
+                people.ask(read=True)
+            await people.all()
+            codes = people.codes()
+            assert codes["Reply"] == 500
+            assert codes["Ack"] > 0
+            assert codes["unknown_outcome"] > 0
+            assert codes["Ack"] + codes["unknown_outcome"] == 500
+            assert set(link.peers) == {"b"}
+            routers.signal("a", signal.SIGCONT)
+            await until(lambda: len(link.peers) == 2)
+            taken = Counter(rid for _, _, rid in routers.taken())
+            assert max(taken.values()) == 1
 
-    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await shake_hands(reader, writer)
-        await asyncio.sleep(60)
-
-    async with misbehaving(world.ports["b"], freeze), world.open("a"):
-        await until(lambda: "odd" in world.link.peers)
-        sent = world.send("s", next(f"x{n}" for n in range(99) if world.first(f"x{n}", ["a", "odd"]) == "odd"))
-        read = world.read("s", world.requests[sent][1].channel)  # type: ignore[union-attr]
-        await world.answered()
-        assert (world.code(sent), world.code(read)) == ("unknown_outcome", "Reply")
-        assert world.taken(read) == ["a"]
-
-
-async def test_a_gateway_that_freezes_is_cut_by_the_router() -> None:
-    async with World("a").open("a") as world:
-        await world.stop("a")
-        await world.start("a", silence=0.5, handshake=0.3)
-        await world.connected("a")
-        world.link.peers["a"]._beat.cancel()  # type: ignore[union-attr]
-        await until(lambda: value(world.metrics, "link_broken_total") >= 2)
-
-
-async def test_who_is_not_read_is_not_silent() -> None:
-    """A router that makes a gateway wait does not take it for dead: it is not listening itself."""
-    async with World("a", server={"silence": 0.4}).open("a") as world:
-        (guest,) = world.servers["a"]._guests
-        guest.busy(True)
-        rid = world.send()
-        await asyncio.sleep(1.0)
-        assert not guest.gone
-        assert not world.answers[rid]
-        guest.busy(False)
-        await world.answered()
-        assert world.code(rid) == "Ack"
+    uvloop.run(main())
 
 
-async def test_a_router_that_stops_reading_is_bounded() -> None:
-    world = World("ab", silence=1.5, max_buffer=200_000, max_per_router=400)
-
-    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await shake_hands(reader, writer)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(60)
-
-    async with misbehaving(world.ports["b"], deaf), world.open("a"):
-        await until(lambda: "odd" in world.link.peers)
-        peer: Any = world.link.peers["odd"]
-        most = 0
-        while not peer.gone:
-            for number in range(20):
-                world.send(f"s{number}", f"x{number}", "x" * 10_000)
-            await asyncio.sleep(0.01)
-            if not peer.gone:
-                most = max(most, peer.transport.get_write_buffer_size())
-        await world.answered()
-        assert most < 1_000_000
-        assert {"Ack", "overloaded", "unknown_outcome"} >= set(world.codes())
-        assert world.codes()["overloaded"]
-        assert world.codes()["unknown_outcome"] <= 400
-        world.check()
+# -- strangers ---------------------------------------------------------------------------------------------
 
 
-async def test_in_flight_is_bounded_at_both_ends() -> None:
-    async with World("a", max_in_flight=50, server={"max_in_flight": 30}).open("a") as world:
-        world.routers["a"].delay = None
-        for _ in range(70):
-            world.send()
-        await until(lambda: len(world.routers["a"].kept) == 30)
-        await until(lambda: world.link._open == 30)
-        world.routers["a"].release()
-        await world.answered()
-        assert world.codes() == {"Ack": 30, "overloaded": 40}
+class Serving:
+    """A router's end in this process."""
+
+    def __init__(self, tmp_path: Path, **settings: Any) -> None:
+        self.metrics = Metrics()
+        chosen = LinkServerSettings(listen="127.0.0.1:0", **{"heartbeat": 0.3, "silence": 1.2, **settings})
+        self._opened = serve_router(
+            link_router.Noting(str(tmp_path / "taken")),
+            link_router.Places(),
+            chosen,
+            name="a",
+            metrics=self.metrics,
+            clock=SystemClock(),
+        )
+
+    async def __aenter__(self) -> str:
+        link = await self._opened.__aenter__()
+        return f"127.0.0.1:{link.port}"
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._opened.__aexit__(*error)
 
 
-async def test_nobody_there_is_unavailable_after_the_grace() -> None:
-    async with World("a", grace=0.3).open() as world:
-        first = world.send()
-        await asyncio.sleep(0)
-        assert not world.answers[first]
-        await world.answered()
-        late = world.send()
-        assert world.code(late) == "unavailable"
-        assert world.code(first) == "unavailable"
-        assert "a" not in world.link.peers
-        assert "no router is connected" in (world.link.problems() or "")
+async def read_frame(reader: asyncio.StreamReader) -> Any:
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    return decode_from_server(await reader.readexactly(size))
 
 
-async def test_who_waits_goes_out_in_order_when_a_router_comes() -> None:
-    async with World("a", grace=15.0, max_waiting=100).open() as world:
-        for number in range(120):
-            world.send("pq"[number % 2], "xyz"[number % 3])
-        assert world.codes_so_far() == {"unavailable": 20}
-        await world.start("a")
-        await world.answered()
-        taken = [rid for what, _, rid in world.seen if what == "taken"]
-        assert taken == [str(number) for number in range(100)]
+async def shaken(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stranger who knows the protocol; the server asks for no secret."""
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    assert isinstance(await read_frame(reader), Challenge)
+    writer.write(encode(Hello(1, "router", "stranger", b"n" * 16, b"")))
+    assert isinstance(await read_frame(reader), Welcome)
+    return reader, writer
 
 
-async def test_the_deadline_answers_for_a_router_that_does_not() -> None:
-    async with World("a", deadline=0.3).open("a") as world:
-        world.routers["a"].delay = None
-        sent, read = world.send(), world.read()
-        await world.answered()
-        assert (world.code(sent), world.code(read)) == ("unknown_outcome", "unavailable")
-        world.routers["a"].release()  # late answers are nobody's
-        world.routers["a"].delay = lambda: 0.0
-        await world.answered(world.send())
-        assert world.taken("2") == ["a"]
+async def ended(reader: asyncio.StreamReader) -> None:
+    """The other end has closed; pings before it do not count."""
+    async with asyncio.timeout(PATIENCE):
+        try:
+            while await reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
 
 
-async def test_who_slept_drops_what_waited() -> None:
-    async with World("ab", grace=15.0).open() as world:
-        waiting = world.send()
-        await asyncio.sleep(0.3)
-        world.clock.slept += 60
-        await world.answered()
-        assert world.code(waiting) == "unavailable"
-        await world.start("a")
-        await world.start("b")
-        await world.connected("ab")
-        for router in world.routers.values():
-            router.delay = None
-        written = world.send()
-        await until(lambda: any(router.kept for router in world.routers.values()))
-        unwritten = world.send()
-        world.clock.slept += 60
-        await world.answered()
-        assert (world.code(written), world.code(unwritten)) == ("unknown_outcome", "unavailable")
-        assert world.taken(unwritten) == []
-        await world.connected("ab")
+CALLER = Caller("t", "u", "s")
+BEFORE = {
+    "an HTTP request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a large frame": (9_000).to_bytes(4, "big") + b"x" * 100,
+    "an endless frame": b"\xff\xff\xff\xff",
+    "calls before the handshake": encode(Calls([(1, CALLER, History("r", "c"))])),
+    "another service": encode(Hello(1, "presence", "g", b"n" * 16, b"")),
+    "noise": b"\0\0\0\4\xc1\xc1\xc1\xc1",
+}
+AFTER = {
+    "an endless frame": (MAX_FRAME + 1).to_bytes(4, "big"),
+    "noise": b"\0\0\0\4\xc1\xc1\xc1\xc1",
+    "a second hello": encode(Hello(1, "router", "g", b"n" * 16, b"")),
+    "no calls": b"\0\0\0\7" + b"\x92\xa5calls"[:7],
+    "depth": (100_000).to_bytes(4, "big") + b"\x91" * 100_000,
+}
 
 
-# -- who is connected to -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("what", BEFORE)
+def test_a_stranger_is_cut_before_the_handshake(what: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Serving(tmp_path) as address:
+            host, port = address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(BEFORE[what])
+            await ended(reader)
+            writer.close()
+            async with linked((address,)) as link:  # the server lives
+                await link.facts()
+
+    uvloop.run(main())
 
 
-async def test_a_router_of_another_log_is_refused() -> None:
-    async with World("ab").open("a") as world:
-        await world.start("b", places=Places(epoch="e2"))
-        await until(lambda: value(world.metrics, "link_odd_routers_total") >= 2)
-        assert set(world.link.peers) == {"a"}
-        await world.stop("b")
-        await world.start("b", places=Places(count=13))
-        await until(lambda: value(world.metrics, "link_odd_routers_total") >= 4)
-        assert set(world.link.peers) == {"a"}
-        places = await world.link.facts()
-        assert (places.epoch, places.partitions("messages")) == ("e1", 12)
+@pytest.mark.parametrize("what", AFTER)
+def test_a_gateway_that_speaks_nonsense_is_cut(what: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Serving(tmp_path) as address:
+            reader, writer = await shaken(address)
+            writer.write(AFTER[what])
+            await ended(reader)
+            writer.close()
+            async with linked((address,)) as link:
+                await link.facts()
+
+    uvloop.run(main())
 
 
-async def test_names_are_looked_up() -> None:
-    port = free_port()
-    world = World("a", addresses=(f"dns:localhost:{port}",))
-    world.ports["a"] = port
-    async with world.open("a"):
-        await world.answered(world.send())
-        assert world.code("0") == "Ack"
+def test_who_says_nothing_is_cut(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Serving(tmp_path, handshake=0.2) as address:
+            host, port = address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            await ended(reader)
+            writer.close()
+        async with Serving(tmp_path) as address:
+            reader, writer = await shaken(address)  # and then no sign of life
+            await ended(reader)
+            writer.close()
+
+    uvloop.run(main())
 
 
-async def test_an_address_that_vanished_is_drained() -> None:
-    async with World("ab").open("ab") as world:
-        channel = world.channel_of("a", "ab")
-        world.routers["a"].delay = None
-        before = world.send("s", channel)
-        await until(lambda: world.routers["a"].kept)
-        world.link._addresses = [one for one in world.link._addresses if one[1] != world.ports["a"]]
-        await world.connected("b")
-        after, other = world.send("s", channel), world.send("r", channel)
-        await world.answered(other)
-        assert not world.answers[after]
-        world.routers["a"].release()
-        await world.answered()
-        await until(lambda: set(world.link.peers) == {"b"})
-        assert [world.taken(rid) for rid in (before, after, other)] == [["a"], ["b"], ["b"]]
-        assert world.codes() == {"Ack": 3}
-        assert value(world.metrics, "link_broken_total") == 0
+def test_connections_are_bounded(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Serving(tmp_path, max_connections=1) as address:
+            reader, writer = await shaken(address)
+            host, port = address.split(":")
+            second, other = await asyncio.open_connection(host, int(port))
+            await ended(second)
+            other.close()
+            writer.close()
+            await ended(reader)
+
+    uvloop.run(main())
 
 
-async def test_closing_answers_everybody() -> None:
-    world = World("a")
-    async with world.open("a"):
-        world.routers["a"].delay = None
-        written = world.send()
-        await until(lambda: world.routers["a"].kept)
-        unwritten = world.send()
-    late = world.send()
-    assert [world.code(rid) for rid in (written, unwritten, late)] == ["unknown_outcome", "unavailable", "unavailable"]
+def test_a_gateway_that_takes_no_answers_is_not_read_any_more_and_cut(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Serving(tmp_path, max_buffer=100_000) as address:
+            _reader, writer = await shaken(address)
+            writer.transport.pause_reading()
+            calls = encode(Calls([(number, CALLER, History("r" * 60, "c")) for number in range(500)]))
+
+            async def flood() -> None:
+                while True:
+                    writer.write(calls)
+                    await writer.drain()
+
+            with pytest.raises((ConnectionError, TimeoutError)):
+                async with asyncio.timeout(PATIENCE):
+                    await flood()
+            writer.close()
+            async with linked((address,)) as link:
+                await link.facts()
+
+    uvloop.run(main())
+
+
+# -- secrets and certificates --------------------------------------------------------------------------------
+
+
+async def told(link: RouterLink, what: str) -> None:
+    await until(lambda: what in (link.problems() or ""))
+
+
+def test_only_who_knows_the_secret_is_served_and_a_changed_one_counts_for_new_connections(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = {name: tmp_path / name for name in ("server", "right", "wrong")}
+        for name, file in files.items():
+            file.write_text(("wrong" if name == "wrong" else "right") * 5 + "\n")
+        secret = {name: str(file) for name, file in files.items()}
+        async with Serving(tmp_path, secret_file=secret["server"]) as address:
+            async with linked((address,), secret_file=secret["right"]) as link:
+                await link.facts()
+                async with linked((address,), secret_file=secret["wrong"]) as wrong:
+                    await told(wrong, "is the secret the same")
+                    files["server"].write_text("wrong" * 5)
+                    await wrong.facts()
+                assert link.problems() is None
+            async with linked((address,)) as without:
+                await told(without, "it asks for a secret")
+        async with Serving(tmp_path) as address, linked((address,), secret_file=secret["right"]) as link:
+            await told(link, "it does not know the secret")
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("text", [None, "short"])
+def test_a_secret_that_is_none_is_named_and_never_quoted(text: str | None, tmp_path: Path) -> None:
+    async def main() -> None:
+        file = tmp_path / "secret"
+        if text is not None:
+            file.write_text(text)
+        for opened in (linked(("127.0.0.1:1",), secret_file=str(file)), Serving(tmp_path, secret_file=str(file))):
+            with pytest.raises(Misconfigured, match="secret_file = ") as caught:
+                async with opened:  # type: ignore[attr-defined]
+                    pass
+            assert "short" not in str(caught.value)
+
+    uvloop.run(main())
+
+
+class Authority:
+    """Makes certificates."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._signed(self._subject, self._key, authority=True)
+        self.file = str(folder / f"{name}.pem")
+        Path(self.file).write_bytes(certificate)
+
+    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> bytes:
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str) -> dict[str, str]:
+        """Settings with a certificate of this authority."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        files = {what: str(self._folder / f"{self._name}-{name}.{what}") for what in ("cert_file", "key_file")}
+        Path(files["cert_file"]).write_bytes(self._signed(subject, key, authority=False))
+        Path(files["key_file"]).write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return files
+
+
+def test_mutual_tls(tmp_path: Path) -> None:
+    async def main() -> None:
+        ours, others = Authority(tmp_path, "ours"), Authority(tmp_path, "others")
+        server = {"ca_file": ours.file, **ours.issue("router")}
+        async with Serving(tmp_path, **server) as address:
+            async with linked((address,), ca_file=ours.file, **ours.issue("gateway")) as link:
+                assert (await link.facts()).epoch == "e"
+                people = People(link)
+                for _ in range(2_000):
+                    people.ask()
+                await people.all()
+                assert people.codes() == {"Ack": 2_000}
+            for wrong in (
+                {},  # plain TCP
+                {"ca_file": ours.file},  # no certificate
+                {"ca_file": ours.file, **others.issue("gateway")},  # another authority's
+                {"ca_file": others.file, **ours.issue("gateway")},  # does not believe the server
+            ):
+                async with linked((address,), **wrong) as link:
+                    await until(lambda link=link: "(" in (link.problems() or ""))  # type: ignore[misc]
+                    assert not link.peers
+
+    uvloop.run(main())
+
+
+def test_a_changed_certificate_counts_for_new_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatcluster.backends.links.serving._RENEW", 0.1)
+
+    async def main() -> None:
+        old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+        server = old.issue("router")
+        async with Serving(tmp_path, **server) as address, linked((address,), ca_file=old.file) as link:
+            await link.facts()
+            async with linked((address,), ca_file=new.file) as early:
+                await until(lambda: "(" in (early.problems() or ""))
+                fresh = new.issue("router")
+                for what, file in server.items():
+                    shutil.copyfile(fresh[what], file)
+                await early.facts()
+            assert link.problems() is None
+
+    uvloop.run(main())
+
+
+def test_certificates_that_are_none_are_named(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = Authority(tmp_path, "ours").issue("router")
+        with pytest.raises(Misconfigured, match=r"routers\.ca_file is missing"):
+            async with linked(("127.0.0.1:1",), **files):
+                pass
+        with pytest.raises(Misconfigured, match=r"link\.cert_file is missing"):
+            async with Serving(tmp_path, ca_file=files["cert_file"]):
+                pass
+        shutil.copyfile(files["key_file"], files["cert_file"])
+        with pytest.raises(Misconfigured, match=r"link\.cert_file = "):
+            async with Serving(tmp_path, **files):
+                pass
+
+    uvloop.run(main())
