@@ -46,7 +46,7 @@ class Taking:
 
     def __init__(self, name: str, seen: list[tuple[str, str, str]]) -> None:
         self.name = name
-        self.delay: float | None = 0.01
+        self.delay: float | None = 0.03
         self.seen = seen
 
     def submit(self, caller: Caller, request: Request, done: Callable[[Answer], None]) -> None:
@@ -155,26 +155,24 @@ def first(channel: str, names: str) -> str:
 
 # -- the property -------------------------------------------------------------------------------------------
 
-OPERATIONS = st.one_of(
-    st.tuples(st.just("send"), st.sampled_from("pq"), st.sampled_from("xyz")),
-    st.tuples(st.just("send"), st.sampled_from("pq"), st.sampled_from("xyz")),
-    st.tuples(st.just("read"), st.sampled_from("pq"), st.sampled_from("xyz")),
-    st.tuples(st.just("wait"), st.sampled_from([0.0, 0.0005, 0.001, 0.002, 0.01, 0.3, 1.5, 5.0]), st.just("")),
-    st.tuples(
-        st.sampled_from(["start", "stop", "goodbye", "cut", "freeze", "thaw"]), st.sampled_from("abc"), st.just("")
-    ),
-    st.tuples(st.just("delay"), st.sampled_from("abc"), st.sampled_from([0, 0.0, 0.003, 0.05, 2.0, None])),
+WAITS = st.sampled_from([0.0, 0.0, 0.0005, 0.0015, 0.0025, 0.0025, 0.01, 0.01, 0.3, 0.3, 1.5, 5.0])
+ASKING = st.tuples(st.sampled_from(["send", "send", "read"]), st.sampled_from("pq"), st.sampled_from("xy"), WAITS)
+COMING = st.tuples(
+    st.sampled_from(["start", "stop", "goodbye", "goodbye", "cut", "freeze", "thaw"]),
+    st.sampled_from("abc"),
+    st.just(""),
+    WAITS,
 )
+SLOWER = st.tuples(st.just("delay"), st.sampled_from("abc"), st.sampled_from([0, 0.003, 0.05, 2.0, None]), WAITS)
+OPERATIONS = st.one_of(ASKING, ASKING, ASKING, COMING, COMING, SLOWER)
+"""What, who or where, and the seconds until the next."""
 
 
-async def act(world: World, operation: tuple[Any, Any, Any]) -> None:
-    what, one, other = operation
+async def act(world: World, what: str, one: str, other: Any) -> None:
     if what == "send":
         world.send(one, other)
     elif what == "read":
         world.read(one, other)
-    elif what == "wait":
-        await asyncio.sleep(one)
     elif what == "start":
         await world.start(one)
     elif what == "stop":
@@ -193,15 +191,17 @@ async def act(world: World, operation: tuple[Any, Any, Any]) -> None:
                 end.other.freeze(what == "freeze")
 
 
-@given(st.lists(OPERATIONS, max_size=60), st.sampled_from(["", "a", "ab", "abc"]))
+@given(st.lists(OPERATIONS, min_size=15, max_size=60), st.sampled_from(["", "a", "ab", "ab", "abc"]))
 def test_each_request_is_answered_once_none_is_doubled_lanes_keep_their_order(
-    operations: list[tuple[Any, Any, Any]], names: str
+    operations: list[tuple[str, str, Any, float]], names: str
 ) -> None:
     async def main() -> None:
         world = World()
         async with world.open(names):
             for operation in operations:
-                await act(world, operation)
+                await act(world, *operation[:3])
+                if operation[3]:
+                    await asyncio.sleep(operation[3])
             await asyncio.sleep(60)  # deadlines
             assert not world.link._lanes
             assert world.link._open == 0
@@ -315,6 +315,48 @@ def test_a_lane_with_an_unanswered_send_waits_for_it_when_its_router_leaves() ->
             await asyncio.sleep(1)
             assert (world.taken(early), world.taken(late)) == ([name], [other])
             assert [world.code(rid) for rid in (early, late)] == ["Ack", "Ack"]
+
+    run(main())
+
+
+def test_who_waits_behind_a_leaving_router_is_not_overtaken_by_who_waits_for_any() -> None:
+    async def main() -> None:
+        async with World(grace=5.0).open("a") as world:
+            world.routers["a"].delay = 0.2
+            early = world.send()
+            await asyncio.sleep(0.01)
+            world.leaving.append(asyncio.create_task(world.servers["a"].goodbye()))
+            await asyncio.sleep(0.01)
+            rids = [world.send(), world.send(channel="y"), world.send()]
+            await asyncio.sleep(0.5)
+            await world.start("b")
+            await asyncio.sleep(3)
+            assert {world.code(rid) for rid in [early, *rids]} == {"Ack"}
+            assert [rid for what, name, rid in world.seen if (what, name) == ("taken", "b") and rid != rids[1]] == [
+                rids[0],
+                rids[2],
+            ]
+
+    run(main())
+
+
+def test_who_asks_again_while_a_connection_ends_comes_behind_what_was_not_written() -> None:
+    async def main() -> None:
+        async with World().open("ab") as world:
+            name = first("x", "ab")
+            world.routers[name].delay = None
+            again: list[str] = []
+            request = Send("first", "x", "k", "hello")
+            world.link.submit(Caller("t", "us", "s"), request, lambda _: again.append(world.send()))
+            await asyncio.sleep(0.01)
+            unwritten = world.send()
+            world.link.peers[name].end("cut here")
+            await asyncio.sleep(0.1)
+            other = "b" if name == "a" else "a"
+            assert [rid for what, router, rid in world.seen if (what, router) == ("taken", other)] == [
+                unwritten,
+                *again,
+            ]
 
     run(main())
 
