@@ -67,14 +67,14 @@ async def test_every_role_is_killed(stack: Stack, tmp_path: Path) -> None:
             await killed(running, name)
 
 
-@pytest.mark.parametrize("role", ["gateway", "router", "persister"])
-async def test_a_frozen_process_wakes_as_a_zombie(stack: Stack, tmp_path: Path, role: str) -> None:
+async def test_a_frozen_process_wakes_as_a_zombie(stack: Stack, tmp_path: Path) -> None:
     async with ordeal(stack, tmp_path, 12) as running:
-        await frozen(running, f"{role}-1", 60.0 if LONG and role == "gateway" else 12.0)
-    if role == "gateway":
-        records = list(records_of([tmp_path / "history.jsonl"]))
-        assert any(isinstance(record, Closed) for record in records)
-        assert any(isinstance(record, Opened) and record.resumed for record in records)
+        await frozen(running, "gateway-1", 60.0 if LONG else 12.0)
+        await frozen(running, "router-1", 12.0)
+        await frozen(running, "persister-1", 12.0)
+    records = list(records_of([tmp_path / "history.jsonl"]))
+    assert any(isinstance(record, Closed) for record in records)
+    assert all(record.resumed for record in records if isinstance(record, Opened) and record.conn > 1)
 
 
 async def test_leaving_costs_no_request(stack: Stack, tmp_path: Path) -> None:
@@ -155,30 +155,32 @@ async def given(stack: Stack, environment: dict[str, str], *names: str) -> Async
 @pytest.mark.parametrize(
     ("what", "settings"),
     [
-        ("1 % of the bus lost", {"BUS_LOSS": "0.01"}),
         ("half of the bus lost", {"BUS_LOSS": "0.5"}),
-        ("bus repeats a fifth, delays a fifth", {"BUS_REPEAT": "0.2", "BUS_DELAY": "0.2"}),
+        (
+            "1 % of the bus lost, 20 % repeated, 20 % late",
+            {"BUS_LOSS": "0.01", "BUS_REPEAT": "0.2", "BUS_DELAY": "0.2"},
+        ),
+        pytest.param("the whole bus lost", {"BUS_LOSS": "1"}, marks=long),
     ],
-    ids=["loss-1", "loss-50", "repeat-and-delay"],
+    ids=["half", "lies", "all"],
 )
 async def test_the_bus_lies(stack: Stack, tmp_path: Path, what: str, settings: dict[str, str]) -> None:
     environment = {f"CHATCLUSTER_REDIS__{name}": value for name, value in settings.items()}
     async with given(stack, environment, *SPEAKERS), ordeal(stack, tmp_path, 19) as running, running.fault(what):
         await asyncio.sleep(12.0)
     got = [record for record in records_of([tmp_path / "history.jsonl"]) if isinstance(record, Got)]
-    assert any(record.live for record in got)
-    if settings.get("BUS_LOSS") == "0.5":
+    assert any(record.live for record in got) or settings["BUS_LOSS"] == "1"
+    if settings["BUS_LOSS"] != "0.01":
         assert sum(not record.live for record in got) > len(got) // 10  # told by the proof
 
 
 # -- clocks --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offsets", [(5.0, -5.0), pytest.param((3600.0,)), pytest.param((-3600.0,))], ids=str)
-async def test_the_clock_of_one_router_is_wrong(stack: Stack, tmp_path: Path, offsets: tuple[float, ...]) -> None:
+async def test_the_clock_of_one_router_is_wrong(stack: Stack, tmp_path: Path) -> None:
     clock = WrongClock(tmp_path / "offset")
     async with given(stack, clock.environment, "router-1"), ordeal(stack, tmp_path, 20) as running:
-        for offset in offsets:
+        for offset in (5.0, -5.0, 3600.0, -3600.0):
             async with running.fault(f"clock of router-1 {offset:+g} s", heal=False):
                 clock.set(offset)
                 await asyncio.sleep(8.0)

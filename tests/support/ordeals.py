@@ -221,8 +221,12 @@ def measured(records: Sequence[Record], faults: Sequence[tuple[str, int, int]]) 
     for number, (name, begun, ended) in enumerate(faults):
         until = min(ended + AFTERWARDS, faults[number + 1][1] if number + 1 < len(faults) else ended + AFTERWARDS)
         cost = Cost(name)
-        around = [at for at in answered if begun - 1000 <= at]
-        gaps = [(a, b) for a, b in itertools.pairwise(around) if b > begun and a < until]
+        following = number + 1 < len(faults)
+        gaps = [
+            (a, min(b, until) if following else b)
+            for a, b in itertools.pairwise(at for at in answered if begun - 1000 <= at)
+            if b > begun and a < until
+        ]
         cost.silent = max((b - a for a, b in gaps), default=0) / 1000
         cost.slowest = (
             max((acks[k] - at for k, at in first.items() if begun <= at < until and k in acks), default=0) / 1000
@@ -230,11 +234,7 @@ def measured(records: Sequence[Record], faults: Sequence[tuple[str, int, int]]) 
         cost.away = max((b - a for a, b in ways if begun <= a < until), default=0) / 1000
         late = (heard[i] - at for i, (sent_at, at) in stored.items() if begun <= sent_at < until and i in heard)
         cost.late = max((*late, 0)) / 1000
-        cost.withdrawn = (
-            sum(begun <= at for at in withdrawn)
-            if number + 1 == len(faults)
-            else sum(begun <= at < until for at in withdrawn)
-        )
+        cost.withdrawn = sum(begun <= at and (at < until or not following) for at in withdrawn)
         costs.append(cost)
     return costs
 
