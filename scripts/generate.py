@@ -51,9 +51,9 @@ def protocol_schema() -> dict[str, Any]:
 
 SETTINGS_HEAD = """# Settings of the roles
 
-Generated from the code by `make docs`. One TOML file serves all roles (`--config FILE`); the environment goes before it:
-`[gateway] max_sockets = 5000` is `CHATCLUSTER_GATEWAY__MAX_SOCKETS=5000`. A role does not start with a section, a key or a
-value that it does not know. Seconds and bytes unless the text says otherwise.
+Generated from the code by `make docs`. One TOML file serves all roles (`--config FILE`); the environment goes before
+it: `[gateway] max_sockets = 5000` is `CHATCLUSTER_GATEWAY__MAX_SOCKETS=5000`. A role does not start with a section, a
+key or a value that it does not know. Seconds and bytes unless the text says otherwise.
 """
 
 

@@ -27,10 +27,6 @@ from chatcluster.backends.redis.workers import RedisWorkers
 from chatcluster.services.router.service import RouterService
 
 
-LEASE_LOOK = 0.05
-"""Seconds between looks whether the first worker number is there: a fresh Redis gives it after one lease."""
-
-
 class _Minting:
     """The worker number as a dependency: told, and no reason to be unready once it was there."""
 
@@ -87,8 +83,7 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
                 group.create_task(task) for task in (check_schema(settings.cassandra), service.run(), log.watch())
             ]
             number = process.awaits("worker_number")
-            while not service.minting:  # gateways need not know of a router that would refuse every send
-                await asyncio.sleep(LEASE_LOOK)
+            await service.begun()  # gateways need not know of a router that would refuse every send
             number.there(_Minting(service))
             async with serve_router(service, log, settings.link, name=name, metrics=metrics, clock=clock) as link:
                 yield Running(

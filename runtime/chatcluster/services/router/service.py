@@ -182,6 +182,10 @@ class RouterService:
         """Whether sends can be taken: there is a worker number."""
         return self._worker.minting
 
+    async def begun(self) -> None:
+        """Returns when there was a worker number for the first time. A fresh Redis gives it after one lease."""
+        await self._worker.leased.wait()
+
     async def run(self) -> None:
         """Serve until cancelled; then everything that waits is answered."""
         await self._worker.renew()

@@ -30,6 +30,8 @@ class Worker:
         self._number = -1
         self._until = 0.0
         self._last = 0
+        self.leased = asyncio.Event()
+        """Set when there was a lease for the first time."""
         self._true: int | None = None  # wall ms of the others at monotonic 0, as the last lease told
         self._wrong = False
         self._faults = metrics.counter("router_clock_faults_total", "Ids refused: the clock and seen ids disagree")
@@ -97,6 +99,7 @@ class Worker:
         if lease.skew is not None:
             self._true = self._clock.now() - lease.skew - int(self._clock.monotonic() * 1000)
         self._until = lease.expires - self._settings.lease_margin
+        self.leased.set()
         return min(5.0, max(0.1, (lease.expires - self._clock.monotonic()) / 3))
 
     async def run(self) -> None:
