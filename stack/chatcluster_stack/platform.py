@@ -220,7 +220,8 @@ class Platform(Group):
         if "redis_sentinel" in self._servers:
             master, _, sentinel = self._servers["redis_sentinel"].address.partition("@")
             return {"shards": [master], "sentinels": [sentinel]}
-        return {"shards": self._addresses("redis")}
+        # A router that is started again after its Redis was waits for one lease: here a third of the default.
+        return {"shards": self._addresses("redis"), "lease": 30.0}
 
     def _kafka(self) -> list[str]:
         return self._addresses("kafka")

@@ -15,6 +15,7 @@ import pytest
 from chatcluster.app.clock import SystemClock
 from chatcluster.backends.redis import RedisBuses, RedisDedupe, RedisSettings, RedisShards, RedisTails, RedisWorkers
 from chatcluster.core.envelope import Nudge
+from chatcluster.core.ids import id_time
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import MessageRecord
 from chatcluster.ports import Claim, Delivery, Fenced, Lost, TailEntry, Unavailable
@@ -212,6 +213,24 @@ async def test_a_holder_renews_over_a_wipe_and_loses_to_another(server):
         server.cli("HSET", shards.key("w", "workers"), f"h{held.worker}", "9 1500 another")
         with pytest.raises(Fenced):
             await workers.lease("one")
+
+
+async def test_the_first_of_a_new_log_does_not_wait_and_after_a_wipe_the_next_does(server):
+    clock = SystemClock()
+    async with opened(settings(server.address)) as shards:
+        workers = RedisWorkers(shards, clock=clock, epoch="new", ttl=60.0)
+        with pytest.raises(Unavailable):
+            await RedisWorkers(shards, clock=clock, epoch="old", ttl=60.0).lease("one")
+        assert await workers.begin()
+        first = await workers.lease("one")
+        second = await RedisWorkers(shards, clock=clock, epoch="new", ttl=60.0).lease("two")
+        assert first.worker != second.worker
+        assert id_time(first.floor) <= clock.now()
+        assert not await workers.begin(), "somebody holds a number: it is not new any more"
+        server.cli("FLUSHALL")
+        with pytest.raises(Unavailable):
+            await RedisWorkers(shards, clock=clock, epoch="new", ttl=60.0).lease("three")
+        assert (await workers.lease("one")).worker == first.worker
 
 
 class OffClock(SystemClock):

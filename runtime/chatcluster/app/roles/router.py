@@ -62,7 +62,7 @@ async def router(process: Process, settings: ClusterSettings) -> AsyncIterator[R
             dedupe=RedisDedupe(shards, metrics=metrics),
             cursors=RedisReadCursors(shards, metrics=metrics),
             tails=RedisTails(shards, metrics=metrics),
-            workers=RedisWorkers(shards, clock=clock),
+            workers=RedisWorkers(shards, clock=clock, epoch=log.epoch),
             clock=clock,
             metrics=metrics,
             settings=msgspec.structs.replace(settings.router, name=name),

@@ -72,9 +72,10 @@ class RedisSettings(msgspec.Struct, frozen=True):
     """Read cursors that wait for their flush at most; over it a new one is refused."""
     sessions: int = 1_000_000
     """Sessions that presence keeps at most; over it new ones are not taken (they show as offline)."""
-    lease: float = 9.0
-    """Life of a worker number's lease. A fresh, wiped or failed-over Redis gives a number only after that long, so a
-    platform's first start waits for it; renewed every third, and minting stops 2 s before it ends."""
+    lease: float = 90.0
+    """Life of a worker number's lease, renewed every few seconds: how long sends go on while Redis is away. A Redis
+    that was wiped, restarted or failed over gives *new* numbers only after that long; holders keep theirs at once. The
+    first routers of a new log do not wait: ``migrate`` notes that nobody can have one."""
     bus_loss: float = 0.0
     """Experiments only: the share of publications that this process loses without knowing it, 0 to 1."""
     bus_repeat: float = 0.0

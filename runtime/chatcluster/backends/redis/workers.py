@@ -95,6 +95,16 @@ return out
 """
 
 
+# For a log that was just made: nothing was minted. ARGV: a new word. Answers 1 when the hash was not there.
+BEGIN = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local said = redis.call('INFO', 'replication') .. redis.call('INFO', 'server')
+local server = string.match(said, 'master_replid:(%x+)') .. string.match(said, 'run_id:(%x+)')
+redis.call('HSET', KEYS[1], 'server', server, 'watch', ARGV[1], 'since', '0', 'ripe', ARGV[1])
+return 1
+"""
+
+
 class _Watch:
     """What this process saw of the leases, and since when: always the moment after the answer came."""
 
@@ -136,20 +146,37 @@ def _skew(number: int, clocks: bytes, leases: Sequence[object]) -> int:
 
 
 class RedisWorkers:
-    """Port ``Workers``. ``ttl``: seconds of a lease (settings). One object serves one process's holders."""
+    """Port ``Workers``. ``ttl``: seconds of a lease (settings). One object serves one process's holders.
+
+    ``epoch``: of the log whose ids are minted; a number is leased per log, since ids are unique within one.
+    """
 
     def __init__(
-        self, shards: RedisShards, *, clock: Clock, ttl: float | None = None, floor: int = 0, highest: int = MAX_WORKER
+        self,
+        shards: RedisShards,
+        *,
+        clock: Clock,
+        epoch: str = "",
+        ttl: float | None = None,
+        floor: int = 0,
+        highest: int = MAX_WORKER,
     ) -> None:
         self._shards = shards
         self._clock = clock
         self._ttl = ttl or shards.settings.lease
         self._floor = floor
         self._highest = highest
-        self._key = shards.key("w", PLACE)
+        self._key = shards.key(f"w{epoch}", PLACE)
         self._held: dict[str, Lease] = {}
         self._watch = _Watch()
         self._turn = asyncio.Lock()
+
+    async def begin(self) -> bool:
+        """Of a log that was made less than a lease ago: nobody can hold a number of it, so nobody has to wait.
+
+        Whether it was so noted; False where something is known of this log already. Raises ``Unavailable``.
+        """
+        return bool(await self._shards.ask(PLACE, "EVAL", BEGIN, 1, self._key, secrets.token_hex(8)))
 
     async def lease(self, holder: str) -> Lease:
         async with self._turn:
