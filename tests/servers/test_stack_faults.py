@@ -93,6 +93,25 @@ async def test_redis_is_gone(stack: Stack, tmp_path: Path) -> None:
         await killed(running, "redis-1", "redis-2", down=60.0 if LONG else 20.0)
 
 
+async def test_sends_go_on_without_redis(stack: Stack, tmp_path: Path) -> None:
+    """Acked while both are away: dedupe is asked of the log, worker numbers are held on lease."""
+    key = stack.key
+    async with (
+        Client(stack.urls[0], token=mint(key, user="hal"), device="d") as hal,
+        Client(stack.urls[1], token=mint(key, user="ivy"), device="d") as ivy,
+    ):
+        channel = await hal.create_direct("ivy")
+        await hal.send(channel, "before", timeout=30)
+        await asyncio.gather(*(asyncio.to_thread(stack.node(name).kill) for name in ("redis-1", "redis-2")))
+        try:
+            for number in range(20):
+                await hal.send(channel, f"without {number}", timeout=15)
+            messages = [message.body async for message in ivy.history(channel)]
+        finally:
+            await asyncio.gather(*(asyncio.to_thread(stack.node(name).start) for name in ("redis-1", "redis-2")))
+        assert messages[::-1] == ["before", *(f"without {number}" for number in range(20))]
+
+
 async def test_brokers_are_killed(stack: Stack, tmp_path: Path) -> None:
     async with ordeal(stack, tmp_path, 15) as running:
         await killed(running, "kafka-2", down=5.0)
