@@ -20,7 +20,7 @@ import pytest
 from chatcluster.app.commands.audit import records_of
 from chatcluster.app.tokens import mint
 from chatcluster.client import Client
-from chatcluster.core.history import Closed, Failed, Got, Opened
+from chatcluster.core.history import Acked, Closed, Failed, Got, Opened, Withdrawn
 from chatcluster_stack.named import Stack
 from chatcluster_stack.processes import Node
 from ordeals import Ordeal, WrongClock, balanced, ordeal
@@ -142,6 +142,24 @@ async def test_two_faults_at_once(stack: Stack, tmp_path: Path, names: tuple[str
     async with ordeal(stack, tmp_path, 18) as running, running.fault(f"{' + '.join(names)} at once", after=5.0):
         actions = [Node.wipe if name.startswith("redis") else Node.kill for name in names]
         await asyncio.gather(*(running.act(name, action) for name, action in zip(names, actions, strict=True)))
+
+
+@pytest.mark.parametrize("gateways", [False, pytest.param(True, marks=long)], ids=["routers", "routers+gateways"])
+async def test_routers_die_between_the_bus_and_the_log(stack: Stack, tmp_path: Path, gateways: bool) -> None:
+    """The log is slow, so that what is told live is not in it yet: whoever told it dies."""
+    async with ordeal(stack, tmp_path, 23, rate=50.0) as running:
+        for _ in range(2):
+            async with running.fault("routers killed between bus and log", after=4.0):
+                brokers = [name for name in stack.nodes if name.startswith("kafka")]
+                await asyncio.gather(*(running.act(name, Node.pause) for name in brokers))
+                await asyncio.sleep(0.9)  # then sends are refused
+                dying = ["router-1", "router-2", *(["gateway-1", "gateway-2"] if gateways else [])]
+                await asyncio.gather(*(running.act(name, Node.kill) for name in dying))
+    records = list(records_of([tmp_path / "history.jsonl"]))
+    acked = {record.id for record in records if isinstance(record, Acked)}
+    withdrawn = {record.id for record in records if isinstance(record, Withdrawn)}
+    assert withdrawn
+    assert not withdrawn & acked
 
 
 # -- the bus -------------------------------------------------------------------------------------------------

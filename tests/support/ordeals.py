@@ -223,9 +223,7 @@ def measured(records: Sequence[Record], faults: Sequence[tuple[str, int, int]]) 
         cost = Cost(name)
         following = number + 1 < len(faults)
         gaps = [
-            (a, min(b, until) if following else b)
-            for a, b in itertools.pairwise(at for at in answered if begun - 1000 <= at)
-            if b > begun and a < until
+            (a, min(b, until) if following else b) for a, b in itertools.pairwise(answered) if b > begun and a < until
         ]
         cost.silent = max((b - a for a, b in gaps), default=0) / 1000
         cost.slowest = (
