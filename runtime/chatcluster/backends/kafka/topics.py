@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from hashlib import blake2b
 from typing import Any
-from zlib import crc32
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -20,6 +19,7 @@ from chatcluster.backends.kafka.client import Health, describe, kafka_error, sai
 from chatcluster.backends.kafka.settings import KafkaSettings, faults
 from chatcluster.core.backoff import delay
 from chatcluster.core.metrics import Metrics
+from chatcluster.core.placement import partition_of
 from chatcluster.core.records import DEAD_LETTERS, INBOX, MESSAGES, NOTIFICATIONS, READS, TOPICS
 from chatcluster.ports import Misconfigured, Unavailable
 
@@ -48,8 +48,8 @@ class KafkaPlaces(msgspec.Struct, frozen=True, kw_only=True):
         return self.counts[topic]
 
     def partition_of(self, topic: str, key: str) -> int:
-        """``crc32(key as UTF-8) % partitions`` (librdkafka's ``consistent``): the same in every process, for ever."""
-        return crc32(key.encode()) % self.counts[topic]
+        """The partition of a key: the same in every process, for ever."""
+        return partition_of(key, self.counts[topic])
 
     def name(self, topic: str) -> str:
         """The topic's name on the brokers."""
