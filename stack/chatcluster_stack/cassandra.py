@@ -11,6 +11,11 @@ from chatcluster_stack.processes import Group, Node
 
 # One token each, evenly spread: three nodes share the ring without waiting for each other's bootstrap.
 _TOKENS = {1: [0], 3: [-9223372036854775808, -3074457345618258603, 3074457345618258602]}
+# One node has the only copy: what it acknowledged must outlive it. Three have it elsewhere.
+_SYNC = {
+    1: {"commitlog_sync": "group", "commitlog_sync_group_window": "5ms"},
+    3: {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms"},
+}
 _STORAGE = """\
 cluster_name: chatcluster
 num_tokens: 1
@@ -18,8 +23,6 @@ auto_bootstrap: false
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
 endpoint_snitch: SimpleSnitch
 start_native_transport: true
-commitlog_sync: periodic
-commitlog_sync_period: 10000ms
 commitlog_segment_size: 16MiB
 commitlog_total_space: 256MiB
 concurrent_reads: 8
@@ -124,6 +127,7 @@ def _node(
         "data_file_directories": f"[{data / 'data'}]",
         **{f"{what}_directory": data / what for what in ("commitlog", "hints", "saved_caches")},
         "cdc_raw_directory": data / "cdc_raw",
+        **_SYNC[count],
     }
 
     def prepare() -> None:
