@@ -72,8 +72,12 @@ def test_typing_and_presence(window: Callable[[str], Any], wait: Any) -> None:
     ada.open(GRACE)
     grace.open(ADA)
     wait(lambda: ada.text("#subtitle") == "online", "Ada sees Grace online")
-    grace.write("Let me think")
-    wait(lambda: ada.text("#typing") == "Grace is typing…", "Ada sees that Grace types")
+
+    def typing() -> bool:
+        grace.write("Let me think ")  # the hint lasts for seconds: a busy machine may look too late
+        return bool(ada.text("#typing") == "Grace is typing…")
+
+    wait(typing, "Ada sees that Grace types")
     wait(lambda: ada.text("#typing") == "", "the hint goes away by itself")
     grace.go("about:blank")
     wait(lambda: ada.text("#subtitle").startswith("last seen"), "Ada sees Grace leave", 90)
