@@ -6,7 +6,7 @@ DATA   ?= data
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock docs stack stack-down stack-status clean
+.PHONY: help run test check format bench bench-stack lock docs stack stack-down stack-status clean
 
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can.
 
 bench: $(VENV)/.platform ## Measure the embedded platform beside its limits.
 	@$(BIN)/chatcluster bench all $(ARGS)
+
+bench-stack: $(VENV)/.platform ## Measure the distributed platform on this machine: ARGS="direct --json FILE".
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench down --wipe >/dev/null
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench up --unlimited --port 24000
+	@$(BIN)/chatcluster bench $(or $(ARGS),direct) --platform $${CHATCLUSTER_CACHE:-$$HOME/.cache/chatcluster}/run/bench/platform/bench.json; \
+	status=$$?; PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench down --wipe >/dev/null; exit $$status
 
 docs: $(VENV)/.dev ## Generate schema, server API and settings reference anew.
 	@$(BIN)/python scripts/generate.py

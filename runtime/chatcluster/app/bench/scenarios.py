@@ -132,7 +132,9 @@ async def direct(subject: Subject, say: Say, *, pairs: int = 500, seconds: float
         spent.update({name: (now - stages[name]) / count * 1e6 for name, now in subject.cpu_by_stage().items()})
         return run, (subject.cpu() - before) / count * 1e6
 
+    await asyncio.sleep(subject.settle)
     await at(500, 2.0)  # warm
+    await asyncio.sleep(subject.settle / 4)
     best, cost = 0.0, 0.0
     for rate in _RAMP:
         run, micros = await at(rate, 3.0)

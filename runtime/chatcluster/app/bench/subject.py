@@ -55,6 +55,8 @@ class Subject:
     def __init__(self, what: Description) -> None:
         self.urls = what.urls
         self.kafka = what.kafka
+        self.settle = 8.0 if len(what.stages) > 1 else 0.0
+        """Seconds that a scenario waits when its users are there: many processes on few cores have much to catch up."""
         self.folder = Path(what.signing_key).parent
         self._api = what.api
         self._management = what.management or [what.api]
