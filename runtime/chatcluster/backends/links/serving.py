@@ -207,12 +207,13 @@ class LinkServer:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self.leaving = True  # who was accepted in this turn is told of it later, and cut then
             server.close()
             for one in list(self._guests):
                 one.end("this process ends")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)  # asyncio tells of an abort one turn later
 
 
