@@ -58,8 +58,11 @@ class Load:
             assert time.monotonic() < deadline, f"{self.appended - len(self.outcomes)} appends without a report"
             await asyncio.sleep(0.05)
 
-    async def check(self, reader: KafkaLogReader) -> None:
-        """All that was reported stands where the report says, once, each key in the order of the calls."""
+    async def check(self, reader: KafkaLogReader, *, repeated: bool = False) -> None:
+        """All that was reported stands where the report says, once, each key in the order of the calls.
+
+        ``repeated``: a record may stand a second time, before the place that was reported.
+        """
         found: dict[tuple[int, int], int] = {}
         for partition in range(self.log.partitions("messages")):
             at = 0
@@ -75,7 +78,13 @@ class Load:
             assert before is None or (before.partition == outcome.partition and before.offset < outcome.offset)
             assert before is None or before.time <= outcome.time + 1_000
             last[number % 11] = outcome
-        assert not found, f"stand there and were never reported, or twice: {sorted(found.values())[:9]}"
+        if repeated:
+            for (partition, offset), number in found.items():
+                outcome = self.outcomes[number]
+                assert isinstance(outcome, Receipt)
+                assert (outcome.partition, outcome.offset > offset) == (partition, True)
+        else:
+            assert not found, f"stand there and were never reported, or twice: {sorted(found.values())[:9]}"
         assert self.log.stalled() == 0.0
 
 
@@ -186,7 +195,9 @@ async def test_all_brokers_down_and_back(brokers):
         await asyncio.sleep(0.5)
         running.cancel()
         await load.settled()
-        await load.check(reader)
+        # All killed at once may have forgotten that they answered a batch which they kept: the driver, with a new
+        # producer id, sends it again. The persister tells a repeat by its id.
+        await load.check(reader, repeated=True)
         assert load.log.problems() == ""
 
 
