@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from zlib import crc32
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Message, Producer
 
@@ -22,6 +21,7 @@ from chatcluster.backends.kafka.client import Health, describe, said, tell
 from chatcluster.backends.kafka.settings import KafkaSettings
 from chatcluster.backends.kafka.topics import KafkaPlaces, facts
 from chatcluster.core.metrics import Metrics
+from chatcluster.core.placement import partition_of
 from chatcluster.ports import Clock, Failure, Full, Misconfigured, Receipt, Report
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class KafkaLog:
     def append(self, topic: str, key: str, value: bytes, report: Report) -> None:
         name, count = self._topics[topic]
         raw = key.encode()
-        self._queue(name, crc32(raw) % count, raw, value, report)
+        self._queue(name, partition_of(key, count), raw, value, report)
 
     def append_to(self, topic: str, partition: int, value: bytes, report: Report) -> None:
         self._queue(self._topics[topic][0], partition, None, value, report)
