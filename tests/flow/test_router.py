@@ -970,6 +970,29 @@ def test_with_the_store_down_cached_channels_go_on_and_unknown_ones_are_unavaila
     play(scene)
 
 
+def test_a_silent_store_says_no_to_nobody(play: Any) -> None:
+    """Who was added a moment ago is told to come again, and neither is a stranger told anything else."""
+
+    async def scene(world: World) -> None:
+        for channel in ("small", "large"):
+            await world.answer(send(channel))
+            world.store.add(channel, "newcomer")
+        world.store.down = True
+        await asyncio.sleep(60)
+        for channel in ("small", "large", "nosuch"):
+            for user in ("newcomer", "stranger"):
+                for request in (send(channel), ChannelLeave(f"leave {channel} {user}", channel)):
+                    answer = await world.answer(request, user)
+                    assert isinstance(answer, ErrorFrame)
+                    assert (answer.code, answer.retryable) == ("unavailable", True)
+        world.store.down = False
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "newcomer")) == "Ack"
+            assert code(await world.answer(send(channel), "stranger")) == "no_such_channel"
+
+    play(scene)
+
+
 def test_a_system_caller_is_above_membership(play: Any) -> None:
     async def scene(world: World) -> None:
         assert code(await world.answer(send(), "robot", system=True)) == "Ack"

@@ -305,6 +305,13 @@ MUTANTS = [
         "tests/contract/test_consumer.py::test_what_is_not_owned_is_not_committed[kafka]",
     ),
     Mutant(
+        "members before the version that announces them, on Cassandra",
+        "backends/cassandra/writes.py",
+        "        for parts in (work.parts, work.changes, work.channels):",
+        "        for parts in (work.parts | work.changes, work.channels):",
+        "tests/servers/test_cassandra_store.py::test_who_sees_a_version_finds_its_members",
+    ),
+    Mutant(
         "versions: the greater rank stays, on Cassandra",
         "backends/cassandra/rows.py",
         "    cell = long(row.event_id) + _pack((row.body, row.data))\n    return row.tenant.encode(), "

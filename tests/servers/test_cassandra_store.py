@@ -287,6 +287,43 @@ def test_a_large_channel_is_sliced_and_read_as_one(table_settings):
     asyncio.run(main())
 
 
+def test_who_sees_a_version_finds_its_members(table_settings):
+    """A router keeps what it read until the version changes: a channel seen before its members would stay empty."""
+
+    async def main():
+        tenant, users = "torn", ("amy", "bob", "cid")
+        single = cassandra_tables.changed(table_settings, batch_rows=1)
+        async with (
+            CassandraStore.open(single, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
+        ):
+            send = writer._link.send
+
+            async def late(writes, key):
+                # By how late others are, what says the version would be first in every order but the right one.
+                await asyncio.sleep({"member": 0.3, "change": 0.15, "user_channel": 0.3}.get(writes[0][0], 0.0))
+                await send(writes, key)
+
+            writer._link.send = late
+            for offset, present in ((10, users[:2]), (20, users)):
+                new = present[offset // 20 * 2 :]
+                rows = [MemberRow(tenant, "c", user, offset, "member", len(present)) for user in new]
+                rows += [UserChannelRow(tenant, row.user, "c", offset, "member") for row in rows]
+                if offset == 10:
+                    rows.insert(0, ChannelRow(tenant, "c", offset, "group", "n", "amy", 1))
+                writing = asyncio.create_task(writer.write(rows))
+                seen = None
+                while seen is None or seen.version < offset:
+                    seen = await reader.channel(tenant, "c")
+                assert seen.members == len(present)
+                assert [one.user for one in await reader.members(tenant, "c", after="", limit=9)] == list(present)
+                for user in present:
+                    assert await reader.channels_of(tenant, user, after="", limit=9)
+                await writing
+
+    asyncio.run(main())
+
+
 def test_a_mark_of_slices_without_a_row_is_no_member(table_settings):
     """A fold as of an offset before the rows of a large channel: its first slice may hold the mark alone."""
 

@@ -55,6 +55,8 @@ class ChannelReads:
         )
         if not named or named[0][0] is None:
             return None
+        if not changes:  # asked a moment before the channel was there: its first members come before it
+            changes = await self._link.ask("change", newest, key)
         version, kind, name, creator, created = cells.channel_of(named[0][0])
         route, since, route_offset = "inbox", None, START
         if routes:

@@ -1,6 +1,8 @@
 """Writes: rows become cells, cells become batches.
 
 A row's bucket is registered in the index before the row is written, so whoever sees a row finds its bucket.
+A channel's version is written after what it stands for: whoever sees that a channel is at an offset finds all
+members as of it. A router keeps what it read until the version changes, so a torn read would last.
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ Parts = dict[Partition, list[Write]]
 class Round:
     """The rows of one call, as cells by partition."""
 
-    __slots__ = ("index", "parts", "sliced")
+    __slots__ = ("changes", "channels", "index", "parts", "sliced")
 
     def __init__(self) -> None:
         self.parts: Parts = {}
+        self.changes: Parts = {}  # after the parts: they say as of which offset the members are
+        self.channels: Parts = {}  # after the changes: that a channel exists says that the rest of it is there
         self.sliced: dict[tuple[bytes, bytes], None] = {}  # channels with members beyond the first slice
         self.index: dict[tuple[str, int], int] = {}  # (series, bucket): its lowest offset here
 
@@ -77,7 +81,9 @@ class CassandraWrites:
             if at % TURN == TURN - 1:
                 await asyncio.sleep(0)
         await self._register(work)
-        await self._send(work.parts)
+        for parts in (work.parts, work.changes, work.channels):
+            if parts:
+                await self._send(parts)
         await self._widths.narrow()
 
     # -- what readers must find before the rows -------------------------------------------------------------
@@ -123,72 +129,72 @@ class CassandraWrites:
         bucket = self._bucket(work, series, id_time(row.id), 0)
         values = cells.message(row, long(bucket))
         self._widths.count(series, bucket, id_time(row.id), len(values[4]) + ROW)
-        _add(work, values[:3], "message", values)
+        _add(work.parts, values[:3], "message", values)
 
     def _edit(self, row: EditRow, work: Round) -> None:
         series = f"m:{row.tenant}/{row.channel}"
         bucket = self._bucket(work, series, id_time(row.message_id), 0)
         values = cells.edit(row, long(bucket))
-        _add(work, values[:3], "edit", values)
+        _add(work.parts, values[:3], "edit", values)
 
     def _delete(self, row: DeleteRow, work: Round) -> None:
         series = f"m:{row.tenant}/{row.channel}"
         bucket = self._bucket(work, series, id_time(row.message_id), 0)
         values = cells.delete(row, long(bucket))
-        _add(work, values[:3], "delete", values)
+        _add(work.parts, values[:3], "delete", values)
 
     def _reaction(self, row: ReactionRow, work: Round) -> None:
         series = f"m:{row.tenant}/{row.channel}"
         bucket = self._bucket(work, series, id_time(row.message_id), 0)
         values = cells.reaction(row, long(bucket))
         self._widths.count(series, bucket, id_time(row.message_id), len(values[1]) + ROW)
-        _add(work, values[3:6], "reaction", values)
+        _add(work.parts, values[3:6], "reaction", values)
 
     def _event(self, row: EventRow, work: Round) -> None:
         series = f"m:{row.tenant}/{row.channel}"
         bucket = self._bucket(work, series, id_time(row.id), 0)
         values = cells.event(row, long(bucket))
         self._widths.count(series, bucket, id_time(row.id), len(values[4]) + ROW)
-        _add(work, (*values[:3], b"event"), "event", values)
+        _add(work.parts, (*values[:3], b"event"), "event", values)
 
     def _timeline(self, row: TimelineRow, work: Round) -> None:
         bucket = self._bucket(work, row.timeline, row.time, row.offset)
         values = cells.timeline(row, long(bucket))
         self._widths.count(row.timeline, bucket, row.time, len(values[3]) + ROW)
-        _add(work, values[:2], "timeline", values)
+        _add(work.parts, values[:2], "timeline", values)
 
     def _member(self, row: MemberRow, work: Round) -> None:
         slice_ = cells.member_slice(row)
         values = cells.member(row, slice_)
         if slice_ and (values[0], values[1]) not in self._sliced:
             work.sliced[values[0], values[1]] = None
-        _add(work, values[:3], "member", values)
+        _add(work.parts, values[:3], "member", values)
         values = cells.change(row)
-        _add(work, (*values[:2], b"change"), "change", values)
+        _add(work.changes, values[:2], "change", values)
 
     def _channel(self, row: ChannelRow, work: Round) -> None:
         values = cells.channel(row)
-        _add(work, (*values[:2], b"channel"), "channel", values)
+        _add(work.channels, values[:2], "channel", values)
 
     def _route(self, row: RouteRow, work: Round) -> None:
         values = cells.route(row)
-        _add(work, (*values[:2], b"route"), "route", values)
+        _add(work.parts, (*values[:2], b"route"), "route", values)
 
     def _user_channel(self, row: UserChannelRow, work: Round) -> None:
         values = cells.user_channel(row)
-        _add(work, (*values[:2], b"user"), "user_channel", values)
+        _add(work.parts, (*values[:2], b"user"), "user_channel", values)
 
     def _verdict(self, row: VerdictRow, work: Round) -> None:
         values = cells.verdict(row, self._ttl)
-        _add(work, values[:4], "verdict", values)
+        _add(work.parts, values[:4], "verdict", values)
 
     def _read_cursor(self, row: ReadCursorRow, work: Round) -> None:
         values = cells.read_cursor(row)
-        _add(work, (*values[:2], b"read"), "read", values)
+        _add(work.parts, (*values[:2], b"read"), "read", values)
 
     def _revocation(self, row: RevocationRow, work: Round) -> None:
         values = cells.revocation(row)
-        _add(work, values[:1], "revocation", values)
+        _add(work.parts, values[:1], "revocation", values)
 
     # -- batches -----------------------------------------------------------------------------------------------
 
@@ -234,10 +240,10 @@ def _bound(known: OrderedDict[Any, Any]) -> None:
         known.popitem(last=False)
 
 
-def _add(work: Round, partition: Partition, name: str, values: tuple[bytes, ...]) -> None:
-    found = work.parts.get(partition)
+def _add(parts: Parts, partition: Partition, name: str, values: tuple[bytes, ...]) -> None:
+    found = parts.get(partition)
     if found is None:
-        work.parts[partition] = [(name, values)]
+        parts[partition] = [(name, values)]
     else:
         found.append((name, values))
 

@@ -188,7 +188,7 @@ class ChannelCache:
         else:
             return self.look(tenant, channel, user, final=True) or NOTHING
         known = self.look(tenant, channel, user, final=True)
-        if known is None or known[0] is None:
+        if known is None or None in known:  # a silent store says no to nobody
             raise Unavailable("the store does not answer")
         return known
 

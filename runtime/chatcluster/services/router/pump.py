@@ -393,7 +393,8 @@ class Pump:
         if not ok:
             caller = sending.caller
             seen = self._cache.look(caller.tenant, sending.request.channel, caller.user, final=True)
-            if seen is None or seen[0] is None:
+            if seen is None or seen[0] is None or (seen[1] is None and not caller.system):
+                # A silent store says no to nobody: he may have been added since it was asked last.
                 self._refuse(sending, unavailable("the store does not answer", self._settings.retry_after_ms))
             sending.final = True
         if sending.lane is not None:
