@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chatcluster.backends.memory import MemoryPresence
-from chatcluster.backends.sqlite import SqliteLog
+from chatcluster.backends.sqlite import SqliteLog, SqliteStore
 from chatcluster.core.envelope import Status
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.presence import SENTINEL
@@ -24,6 +24,7 @@ from chatcluster.core.records import (
     encode,
     user_key,
 )
+from chatcluster.core.rows import DeleteRow, EditRow, MessageRow
 from chatcluster.ports import Beat, Posted, Unavailable
 from chatcluster.services.persister.push import PushService
 from chatcluster.services.persister.push_settings import PushSettings
@@ -43,8 +44,8 @@ class Down(MemoryPresence):
 
 
 class World:
-    def __init__(self, log: SqliteLog, clock: LoopClock, presence: MemoryPresence) -> None:
-        self.log, self.clock, self.presence = log, clock, presence
+    def __init__(self, log: SqliteLog, store: SqliteStore, clock: LoopClock, presence: MemoryPresence) -> None:
+        self.log, self.store, self.clock, self.presence = log, store, clock, presence
 
     async def settle(self) -> None:
         """The presence store is old enough to be believed."""
@@ -62,6 +63,7 @@ class World:
         service = PushService(
             log=self.log,
             inbox=self.log.consumer("push", INBOX),
+            store=self.store,
             presence=self.presence,
             clock=self.clock,
             metrics=Metrics(),
@@ -84,8 +86,11 @@ class World:
 async def world(data: Path, kind: type[MemoryPresence] = MemoryPresence) -> AsyncIterator[World]:
     clock = LoopClock()
     topics = {INBOX: 2, NOTIFICATIONS: 1}
-    async with SqliteLog.open(data, clock=clock, metrics=Metrics(), partitions=topics) as log:
-        yield World(log, clock, kind(clock=clock))
+    async with (
+        SqliteLog.open(data, clock=clock, metrics=Metrics(), partitions=topics) as log,
+        SqliteStore.open(data, clock=clock, metrics=Metrics()) as store,
+    ):
+        yield World(log, store, clock, kind(clock=clock))
 
 
 def test_those_without_a_session_are_pushed_to_once_per_message(jump: Jump, tmp_path: Path) -> None:
@@ -116,6 +121,24 @@ def test_who_comes_back_within_the_delay_is_left_alone(jump: Jump, tmp_path: Pat
                 await here.presence.touch([Beat("t", "bob", "s", "online")], ttl=LONG)
                 await asyncio.sleep(30)
             assert await here.found() == []
+
+    jump(run())
+
+
+def test_what_was_deleted_within_the_delay_is_not_pushed_and_what_was_edited_says_so(
+    jump: Jump, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            async with here.pushing():
+                for number in (7, 8, 9):
+                    await here.store.write([MessageRow("t", "room", number, number, "ann", "c", "hello")])
+                    await here.say(number, ["bob", "cid"])
+                await here.store.write([DeleteRow("t", "room", 7, 20), EditRow("t", "room", 8, 21, "mended", None)])
+                await asyncio.sleep(30)
+            found = [(one.message_id, one.users, one.preview) for one in await here.found()]
+            assert found == [(8, ["bob", "cid"], "mended"), (9, ["bob", "cid"], "hello")]
 
     jump(run())
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from chatcluster.client import Client
 from chatcluster.core.history import Acked, Closed, Failed, Got, Opened, Withdrawn
 from chatcluster_stack.named import Stack
 from chatcluster_stack.processes import Node
-from ordeals import Ordeal, WrongClock, balanced, ordeal
+from ordeals import Ordeal, WrongClock, balanced, given, ordeal
 
 pytestmark = pytest.mark.slow
 LONG = bool(os.environ.get("CHATCLUSTER_LONG"))
@@ -166,28 +165,6 @@ async def test_routers_die_between_the_bus_and_the_log(stack: Stack, tmp_path: P
 # -- the bus -------------------------------------------------------------------------------------------------
 
 SPEAKERS = ("router-1", "router-2", "persister-1", "persister-2")
-
-
-@asynccontextmanager
-async def given(stack: Stack, environment: dict[str, str], *names: str) -> AsyncIterator[None]:
-    """These processes with more settings, for the time of the block."""
-    nodes = [stack.node(name) for name in names]
-    before = [dict(node.environment) for node in nodes]
-
-    async def anew() -> None:
-        await asyncio.gather(*(asyncio.to_thread(node.term) for node in nodes))
-        await asyncio.to_thread(stack.heal)
-
-    try:
-        for node in nodes:
-            node.environment.update(environment)
-        await anew()
-        yield
-    finally:
-        for node, old in zip(nodes, before, strict=True):
-            node.environment.clear()
-            node.environment.update(old)
-        await anew()
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,28 @@ async def ordeal(stack: Stack, folder: Path, seed: int, *, rate: float = 25.0) -
         faultless(audit)
 
 
+@asynccontextmanager
+async def given(stack: Stack, environment: dict[str, str], *names: str) -> AsyncIterator[None]:
+    """These processes with more settings, for the time of the block."""
+    nodes = [stack.node(name) for name in names]
+    before = [dict(node.environment) for node in nodes]
+
+    async def anew() -> None:
+        await asyncio.gather(*(asyncio.to_thread(node.term) for node in nodes))
+        await asyncio.to_thread(stack.heal)
+
+    try:
+        for node in nodes:
+            node.environment.update(environment)
+        await anew()
+        yield
+    finally:
+        for node, old in zip(nodes, before, strict=True):
+            node.environment.clear()
+            node.environment.update(old)
+        await anew()
+
+
 def report(costs: Iterable[Cost], counts: dict[str, int], violations: int, told: float) -> None:
     """One line per fault."""
     lines = [

@@ -189,6 +189,7 @@ async def embedded(
                 PushService(
                     log=log,
                     inbox=log.consumer("push", INBOX),
+                    store=store,
                     presence=seen,
                     clock=clock,
                     metrics=metrics,

@@ -57,7 +57,7 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
             metrics=metrics,
             settings=settings.persister,
         )
-        pushing = await _push(process, settings, log, shards, stack) if settings.push.enabled else []
+        pushing = await _push(process, settings, log, store, shards, stack) if settings.push.enabled else []
         async with asyncio.TaskGroup() as group:
             watching = [group.create_task(task) for task in (check_schema(settings.cassandra), log.watch())]
             running = [group.create_task(role.run()) for role in (service, *pushing)]
@@ -67,7 +67,12 @@ async def persister(process: Process, settings: ClusterSettings) -> AsyncIterato
 
 
 async def _push(
-    process: Process, settings: ClusterSettings, log: KafkaLog, shards: RedisShards, stack: AsyncExitStack
+    process: Process,
+    settings: ClusterSettings,
+    log: KafkaLog,
+    store: CassandraStore,
+    shards: RedisShards,
+    stack: AsyncExitStack,
 ) -> list[PushService | WebhookService]:
     """The push hook's consumers, each with a group of its own: they delay nobody."""
     clock, metrics, push = process.clock, process.metrics, settings.push
@@ -79,6 +84,7 @@ async def _push(
         PushService(
             log=log,
             inbox=await stack.enter_async_context(inbox),
+            store=store,
             presence=RedisPresence(shards, metrics=metrics),
             clock=clock,
             metrics=metrics,

@@ -21,10 +21,14 @@ from chatcluster.core.records import (
     digest,
     encode,
 )
-from chatcluster.ports import Batch, Clock, Consumer, Fenced, Log, PresenceStore, Unavailable
+from chatcluster.core.rows import StoredMessage
+from chatcluster.ports import Batch, Clock, Consumer, Fenced, Log, PresenceStore, StoreReader, Unavailable
 from chatcluster.services.persister.push_settings import PushSettings
 from chatcluster.services.persister.settings import PersisterSettings
 from chatcluster.services.persister.writing import Appender, Patience
+
+READS = 64
+"""Channels whose messages are read at the same time."""
 
 Key = tuple[str, str]
 
@@ -41,13 +45,17 @@ class _Group:
 
 
 class PushService:
-    """Judges references once they are ``delay`` old. Holds one fetched round, nothing else."""
+    """Judges references once they are ``delay`` old. Holds one fetched round, nothing else.
+
+    Pushed is what the message says by then: edited it shows the new body, deleted it is not pushed.
+    """
 
     def __init__(
         self,
         *,
         log: Log,
         inbox: Consumer,
+        store: StoreReader,
         presence: PresenceStore,
         clock: Clock,
         metrics: Metrics,
@@ -55,6 +63,7 @@ class PushService:
         persister: PersisterSettings,
     ) -> None:
         self._inbox = inbox
+        self._store = store
         self._presence = presence
         self._clock = clock
         self._settings = settings
@@ -65,7 +74,7 @@ class PushService:
         text = "References that are not pushed."
         self._skipped = {
             reason: metrics.counter("push_skipped_total", text, reason=reason)
-            for reason in ("event", "own", "old", "online", "unreadable")
+            for reason in ("deleted", "event", "own", "old", "online", "unreadable")
         }
         self._blind = metrics.counter("push_blind_rounds_total", "Rounds judged without a sure presence.")
 
@@ -89,14 +98,24 @@ class PushService:
         groups = self._gather(batches)
         users = list({(group.message.tenant, user): None for group in groups for user in group.users})
         online = await self._online(users) if users else set()
+        pushed: list[tuple[_Group, list[str]]] = []
+        for group in groups:
+            absent = sorted(user for user in group.users if (group.message.tenant, user) not in online)
+            self._skipped["online"].add(len(group.users) - len(absent))
+            if absent:
+                pushed.append((group, absent))
+        now = await self._stored([group.message for group, _ in pushed])
         records: list[tuple[str, bytes]] = []
         size = self._settings.slice
-        for group in groups:
+        for group, absent in pushed:
             message = group.message
-            absent = sorted(user for user in group.users if (message.tenant, user) not in online)
-            self._skipped["online"].add(len(group.users) - len(absent))
+            stored = now.get((message.tenant, message.channel, message.id))
+            if stored is not None and stored.deleted:
+                self._skipped["deleted"].add(len(absent))
+                continue
+            body = message.body if stored is None else stored.body
             for start in range(0, len(absent), size):
-                notification = self._notification(message, absent[start : start + size], group.time)
+                notification = self._notification(message, body, absent[start : start + size], group.time)
                 records.append((channel_key(message.tenant, message.channel), encode(notification)))
             self._pushed.add(len(absent))
         await self._appender.append(NOTIFICATIONS, records)
@@ -124,14 +143,30 @@ class PushService:
                     group.users[reference.user] = None
         return list(groups.values())
 
-    def _notification(self, message: MessageRecord, users: list[str], time: int) -> Notification:
+    async def _stored(self, messages: Sequence[MessageRecord]) -> dict[tuple[str, str, int], StoredMessage]:
+        """The messages as they are now: stored before their references were appended (law 4)."""
+        ids: dict[Key, list[int]] = {}
+        for message in messages:
+            ids.setdefault((message.tenant, message.channel), []).append(message.id)
+        channels = list(ids.items())
+        found: dict[tuple[str, str, int], StoredMessage] = {}
+        for start in range(0, len(channels), READS):
+            part = channels[start : start + READS]
+            pages = await self._patience.insist(
+                lambda: asyncio.gather(*(self._store.messages(*channel, wanted) for channel, wanted in part))  # noqa: B023
+            )
+            for (channel, _), page in zip(part, pages, strict=True):
+                found.update(((*channel, id), one) for id, one in page.items())  # noqa: A001
+        return found
+
+    def _notification(self, message: MessageRecord, body: str, users: list[str], time: int) -> Notification:
         return Notification(
             message.tenant,
             message.channel,
             message.id,
             message.actor,
             users,
-            message.body[: self._settings.preview],
+            body[: self._settings.preview],
             format(digest(message.tenant, message.channel), "016x"),
             f"{message.id}-{digest(message.tenant, message.channel, message.id, users):016x}",
             time,
