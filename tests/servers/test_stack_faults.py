@@ -234,6 +234,13 @@ async def test_a_storm_of_reconnects_is_resumed_elsewhere(stack: Stack, tmp_path
 
 
 @long
+async def test_cassandra_is_gone_for_minutes(stack: Stack, tmp_path: Path) -> None:
+    """Sends go on: the log keeps what the store does not take."""
+    async with ordeal(stack, tmp_path, 24) as running:
+        await killed(running, "cassandra-1", down=120.0)
+
+
+@long
 @pytest.mark.parametrize("seed", [31])
 async def test_soak(stack: Stack, tmp_path: Path, seed: int) -> None:
     """Ten minutes of talk, a fault by chance every few seconds."""
