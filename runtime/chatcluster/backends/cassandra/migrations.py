@@ -9,11 +9,14 @@ its last step.
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import uuid
+from contextlib import suppress
+from typing import Any
 
-from cassandra import ConsistencyLevel
+from cassandra import ConsistencyLevel, OperationTimedOut, WriteTimeout
 from cassandra.cluster import Cluster, NoHostAvailable, Session
 from cassandra.query import SimpleStatement
 
@@ -25,6 +28,9 @@ from chatcluster.ports import Misconfigured, Unavailable
 
 LEASE = 60
 """Seconds after which a migration that died gives way; renewed at every step."""
+
+_ATTEMPTS = 5
+_NO_ANSWER = (WriteTimeout, OperationTimedOut)
 
 _name = re.compile(r"[a-z][a-z0-9_]{0,47}").fullmatch
 _IDS = uuid.UUID("6f1c2b9e-52a7-4c0e-9a27-0d7d0f5b3c11")
@@ -110,7 +116,22 @@ def _migrate(session: Session, settings: CassandraSettings) -> int:
             )
         return max(newest, VERSION)
     finally:
-        session.execute("DELETE FROM migration_lease WHERE id = 0 IF holder = %s", (holder,))
+        with suppress(*_NO_ANSWER):  # then it ends by itself
+            _agree(session, "DELETE FROM migration_lease WHERE id = 0 IF holder = %s", (holder,))
+
+
+def _agree(session: Session, statement: str, values: tuple[uuid.UUID, ...]) -> tuple[Any, ...]:
+    """The row of a lightweight transaction that may be repeated: contention ends in timeouts, done or not."""
+    attempt = 0
+    while True:
+        try:
+            row: tuple[Any, ...] = session.execute(statement, values).one()
+            return row
+        except _NO_ANSWER:
+            attempt += 1
+            if attempt == _ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0.1, 0.5) * attempt)
 
 
 def _take(session: Session, holder: uuid.UUID) -> None:
@@ -118,7 +139,7 @@ def _take(session: Session, holder: uuid.UUID) -> None:
     statement = f"INSERT INTO migration_lease (id, holder) VALUES (0, %s) IF NOT EXISTS USING TTL {LEASE}"  # noqa: S608
     while True:
         # An attempt without an answer may have taken it: the row then holds our name.
-        row = session.execute(statement, (holder,)).one()
+        row = _agree(session, statement, (holder,))
         if row[0] or holder in row:
             return
         if time.monotonic() > until:
@@ -128,7 +149,7 @@ def _take(session: Session, holder: uuid.UUID) -> None:
 
 def _renew(session: Session, holder: uuid.UUID) -> None:
     statement = f"UPDATE migration_lease USING TTL {LEASE} SET holder = %s WHERE id = 0 IF holder = %s"  # noqa: S608
-    if not session.execute(statement, (holder, holder)).one()[0]:
+    if not _agree(session, statement, (holder, holder))[0]:
         raise Unavailable("the migration took longer than its lease; run it again")
 
 
