@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chatcluster_stack import archives, fetch, ports
 from chatcluster_stack.processes import Group, Node
@@ -53,12 +54,18 @@ def cassandra(
     count: int = 1,
     heap: str = "512m",
     jvm: Sequence[str] | None = None,
+    extra: Mapping[str, str] | None = None,
+    client: Mapping[str, Any] | None = None,
 ) -> Group:
     """``cassandra-1`` …; ``address`` is the first node's; node N's JMX listens at ``jmx_port`` + N - 1.
 
-    ``jvm``: options for the making of a class-data archive.
+    ``jvm``: options for the making of a class-data archive. ``extra``: more of cassandra.yaml. ``client``: what the
+    driver needs beside the address to be let in, such as ``ssl_context`` and ``auth_provider``.
     """
-    nodes = [_node(folder, i, port, storage_port, jmx_port + i - 1, count, heap, jvm) for i in range(1, count + 1)]
+    nodes = [
+        _node(folder, i, port, storage_port, jmx_port + i - 1, count, heap, jvm, extra or {}, client or {})
+        for i in range(1, count + 1)
+    ]
     wanted = [port, storage_port, *(jmx_port + i for i in range(count))]
     return _Cassandra(nodes, ",".join(f"127.0.0.{i}:{port}" for i in range(1, count + 1)), wanted)
 
@@ -87,19 +94,18 @@ def _throw_away(folder: Path, jvm: list[str]) -> Group:
     return cassandra(folder, base, base + 1, base + 2, jvm=jvm)
 
 
-def peers(address: str, port: int) -> int:
-    """Nodes that the one at this address knows, itself included; asked by CQL."""
+def peers(address: str, port: int, **client: Any) -> int:
+    """Nodes that the one at this address knows, itself included; asked by CQL. ``client``: more for the driver."""
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
     from cassandra.policies import WhiteListRoundRobinPolicy
 
     only = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([address]), request_timeout=5)
-    client = Cluster(
-        [address], port=port, connect_timeout=5, protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: only}
-    )
+    asked = {"port": port, "connect_timeout": 5, "protocol_version": 5, **client}
+    cluster = Cluster([address], execution_profiles={EXEC_PROFILE_DEFAULT: only}, **asked)
     try:
-        return 1 + len(list(client.connect().execute("SELECT peer FROM system.peers")))
+        return 1 + len(list(cluster.connect().execute("SELECT peer FROM system.peers")))
     finally:
-        client.shutdown()
+        cluster.shutdown()
 
 
 def _node(
@@ -111,6 +117,8 @@ def _node(
     count: int,
     heap: str,
     jvm: Sequence[str] | None,
+    extra: Mapping[str, str],
+    client: Mapping[str, Any],
 ) -> Node:
     home, host = folder / f"cassandra-{number}", f"127.0.0.{number}"
     data, conf = home / "data", home / "conf"
@@ -128,6 +136,7 @@ def _node(
         **{f"{what}_directory": data / what for what in ("commitlog", "hints", "saved_caches")},
         "cdc_raw_directory": data / "cdc_raw",
         **_SYNC[count],
+        **extra,
     }
 
     def prepare() -> None:
@@ -165,6 +174,6 @@ def _node(
         command,
         home,
         prepare=prepare,
-        ready=lambda: ports.listens(host, port) and peers(host, port) >= known,
+        ready=lambda: ports.listens(host, port) and peers(host, port, **client) >= known,
         patience=240,
     )
