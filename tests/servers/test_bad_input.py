@@ -822,10 +822,13 @@ def test_follows_have_an_end(server: Any) -> None:
     for channel in channels:
         fresh.ask("unfollow", channel=channel)
     answers = [fresh.ask("follow", channel=channel) for channel in channels]
-    assert [answer.get("code") for answer in answers] == [None] * 20 + ["too_many"]
+    codes = [answer.get("code") for answer in answers]
+    # News of a channel's new route may follow one in between: then another one is over the bound.
+    assert sorted(codes, key=str) == [None] * 20 + ["too_many"]
+    over = channels[codes.index("too_many")]
 
     flood = b"".join(
-        masked(json.dumps({"type": "follow", "rid": f"f{n}", "channel": channels[20]}).encode()) for n in range(100_000)
+        masked(json.dumps({"type": "follow", "rid": f"f{n}", "channel": over}).encode()) for n in range(100_000)
     )
     fresh.socket.settimeout(2.0)
     sent = 0
