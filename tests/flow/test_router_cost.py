@@ -12,11 +12,8 @@ from typing import Any
 import pytest
 
 from chatcluster.core.frames import Ack, Answer, Send
-from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Caller
-from chatcluster.services.router.service import RouterService
-from chatcluster.services.router.settings import RouterSettings
-from trivial import RealClock, TrivialLog, TrivialRest
+from trivial import trivial_router
 
 CHANNELS = 500
 
@@ -24,20 +21,7 @@ CHANNELS = 500
 @pytest.mark.parametrize("batch", [1, 8, 50])
 async def test_a_send_makes_no_task_and_is_cheap(batch: int) -> None:
     count = 2_000
-    rest: Any = TrivialRest()
-    log: Any = TrivialLog()
-    router = RouterService(
-        log=log,
-        bus=rest,
-        store=rest,
-        dedupe=rest,
-        cursors=rest,
-        tails=rest,
-        workers=rest,
-        clock=RealClock(),
-        metrics=Metrics(),
-        settings=RouterSettings(sends_per_second=1e9, send_burst=1_000_000_000),
-    )
+    router = trivial_router()
     loop = asyncio.get_running_loop()
     service = loop.create_task(router.run())
     await asyncio.sleep(0)

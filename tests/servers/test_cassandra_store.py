@@ -324,6 +324,32 @@ def test_who_sees_a_version_finds_its_members(table_settings):
     asyncio.run(main())
 
 
+def test_a_channel_made_between_the_questions_about_it_is_seen_whole(table_settings):
+    """Its rows are asked for at the same time: the answer about changes may be older than the channel."""
+
+    async def main():
+        rows = [ChannelRow("made", "c", 10, "group", "n", "amy", 1), MemberRow("made", "c", "amy", 10, "owner", 1)]
+        async with (
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
+        ):
+            ask, asked = reader._link.ask, asyncio.Event()
+
+            async def between(name, *values, **options):
+                if name == "channel":
+                    await asyncio.wait_for(asked.wait(), 20)
+                    await writer.write(rows)
+                found = await ask(name, *values, **options)
+                if name == "change":
+                    asked.set()
+                return found
+
+            reader._link.ask = between
+            assert (await reader.channel("made", "c")).members == 1
+
+    asyncio.run(main())
+
+
 def test_a_mark_of_slices_without_a_row_is_no_member(table_settings):
     """A fold as of an offset before the rows of a large channel: its first slice may hold the mark alone."""
 

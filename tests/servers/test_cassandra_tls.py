@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import time
 
@@ -11,6 +10,7 @@ import pytest
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import Cluster, NoHostAvailable
 
+import cassandra_tables
 from certificates import issue
 from chatcluster.app.clock import SystemClock
 from chatcluster.backends.cassandra import CassandraSettings, CassandraStore, migrate
@@ -19,7 +19,7 @@ from chatcluster.core.rows import MessageRow
 from chatcluster.ports import Unavailable
 from chatcluster_stack import ports
 from chatcluster_stack.cassandra import cassandra
-from chatcluster_stack.fetch import Missing
+from real_servers import needed
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "first-word-7c1f", "second-word-92ab"
@@ -49,12 +49,8 @@ def secure(tmp_path_factory):
     }
     node = cassandra(folder / "run", base, base + 1, base + 2, extra=extra, client=root)
     try:
-        try:
+        with needed("cassandra"):
             node.start()
-        except Missing as missing:
-            if os.environ.get("CI"):
-                pytest.fail(f"cassandra: {missing}")
-            pytest.skip(f"cassandra: {missing}")
         cluster = Cluster(["127.0.0.1"], port=base, protocol_version=5, **root)
         session = cluster.connect()
         session.execute(f"CREATE ROLE chat WITH LOGIN = true AND PASSWORD = '{FIRST}'")
@@ -93,10 +89,6 @@ def settings(secure):
     )
 
 
-def with_(settings, **changes):
-    return type(settings)(**{name: getattr(settings, name) for name in settings.__struct_fields__} | changes)
-
-
 async def read_back(settings, number):
     async with CassandraStore.open(settings, clock=SystemClock(), metrics=Metrics()) as store:
         deadline = time.monotonic() + 60
@@ -133,7 +125,9 @@ async def test_who_may_not_waits_and_says_why_without_the_password(secure, setti
     folder = secure[0]
     (folder / "wrong").write_text("wrong-word-55d0")
     changes = {key: value and str(folder / value) for key, value in changes.items()}
-    async with CassandraStore.open(with_(settings, **changes), clock=SystemClock(), metrics=Metrics()) as store:
+    async with CassandraStore.open(
+        cassandra_tables.changed(settings, **changes), clock=SystemClock(), metrics=Metrics()
+    ) as store:
         async with asyncio.timeout(60):
             while told not in (store.problems() or ""):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)

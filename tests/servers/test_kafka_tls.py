@@ -22,8 +22,8 @@ from chatcluster.backends.kafka import client as kafka_client
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Receipt
 from chatcluster_stack import ports
-from chatcluster_stack.fetch import Missing
 from chatcluster_stack.kafka import kafka
+from real_servers import needed
 
 pytestmark = pytest.mark.slow
 FIRST, SECOND = "first-word-7c1f", "second-word-92ab"
@@ -59,12 +59,8 @@ def secure(tmp_path_factory):
     }
     broker = kafka(folder / "run", base, base + 2, extra=extra)
     try:
-        try:
+        with needed("kafka"):
             broker.start()
-        except Missing as missing:
-            if os.environ.get("CI"):
-                pytest.fail(f"kafka: {missing}")
-            pytest.skip(f"kafka: {missing}")
         yield broker, folder, f"127.0.0.1:{base + 3}"
     finally:
         broker.stop(wipe=True)

@@ -11,10 +11,8 @@ from chatcluster.backends.redis import RedisBuses, RedisDedupe, RedisSettings, R
 from chatcluster.core.frames import Ack, Answer, Send
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Caller, Delivery
-from chatcluster.services.router.service import RouterService
-from chatcluster.services.router.settings import RouterSettings
 from chatcluster_stack.servers import Group
-from trivial import RealClock, TrivialLog, TrivialRest
+from trivial import RealClock, trivial_router
 
 MESSAGES = 40
 
@@ -58,8 +56,6 @@ async def wired(target: str) -> AsyncIterator[tuple[Wire, str]]:
 
 async def test_a_direct_message_is_two_round_trips(redis2_nodes: Group) -> None:
     """Claim and publish; both inboxes in one write. What settles the claim afterwards nobody waits for."""
-    rest: Any = TrivialRest()
-    log: Any = TrivialLog()
     clock = RealClock()
     async with (
         wired(redis2_nodes.address.split(",")[0]) as (wire, address),
@@ -71,18 +67,7 @@ async def test_a_direct_message_is_two_round_trips(redis2_nodes: Group) -> None:
         dedupe = RedisDedupe(shards, metrics=Metrics())
         settled: list[Any] = []
         dedupe.settle = settled.extend  # type: ignore[method-assign]
-        router = RouterService(
-            log=log,
-            bus=buses.subscriber("router"),
-            store=rest,
-            dedupe=dedupe,
-            cursors=rest,
-            tails=rest,
-            workers=rest,
-            clock=clock,
-            metrics=Metrics(),
-            settings=RouterSettings(sends_per_second=1e6, send_burst=1_000),
-        )
+        router = trivial_router(bus=buses.subscriber("router"), dedupe=dedupe)
         ear = buses.subscriber("gateway")
         await ear.subscribe(["u:t/ann", "u:t/bob"])
         service = asyncio.create_task(router.run())

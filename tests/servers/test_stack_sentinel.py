@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from chatcluster_stack.named import Stack, platform
 from chatcluster_stack.processes import Node
 from chatcluster_stack.redis import MASTER, command
 from ordeals import ordeal
+from real_servers import needed
 
 pytestmark = pytest.mark.slow
 SERVERS = (1, 2, 3)
@@ -20,10 +22,11 @@ SERVERS = (1, 2, 3)
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Stack]:
-    with platform(
-        f"tests-{os.getpid()}-guarded", ("redis_sentinel", "kafka", "cassandra"), routers=2, gateways=2
-    ) as stack:
-        yield stack
+    with ExitStack() as running:
+        with needed("stack"):
+            kinds = ("redis_sentinel", "kafka", "cassandra")
+            started = running.enter_context(platform(f"tests-{os.getpid()}-guarded", kinds))
+        yield started
 
 
 def master(stack: Stack) -> tuple[str, int]:

@@ -7,8 +7,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from chatcluster.core.metrics import Metrics
 from chatcluster.core.rows import Membership, StoredChannel
 from chatcluster.ports import Lease, Receipt, Report
+from chatcluster.services.router.service import RouterService
+from chatcluster.services.router.settings import RouterSettings
 
 
 class RealClock:
@@ -69,3 +72,14 @@ class TrivialRest:
 
     async def lease(self, holder: str) -> Lease:
         return Lease(1, 0, time.monotonic() + 3_600)
+
+
+def trivial_router(**ports: Any) -> RouterService:
+    """A router without limits of rate; ``ports`` are real, all others trivial."""
+    names = ("bus", "store", "dedupe", "cursors", "tails", "workers")
+    return RouterService(
+        **{"log": TrivialLog(), **dict.fromkeys(names, TrivialRest()), **ports},
+        clock=RealClock(),
+        metrics=Metrics(),
+        settings=RouterSettings(sends_per_second=1e9, send_burst=1_000_000_000),
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -144,7 +145,7 @@ class PushService:
         return list(groups.values())
 
     async def _stored(self, messages: Sequence[MessageRecord]) -> dict[tuple[str, str, int], StoredMessage]:
-        """The messages as they are now: stored before their references were appended (law 4)."""
+        """The messages as they are now. Stage 1 stores before it appends references, so all are there."""
         ids: dict[Key, list[int]] = {}
         for message in messages:
             ids.setdefault((message.tenant, message.channel), []).append(message.id)
@@ -152,9 +153,8 @@ class PushService:
         found: dict[tuple[str, str, int], StoredMessage] = {}
         for start in range(0, len(channels), READS):
             part = channels[start : start + READS]
-            pages = await self._patience.insist(
-                lambda: asyncio.gather(*(self._store.messages(*channel, wanted) for channel, wanted in part))  # noqa: B023
-            )
+            insist, read = self._patience.insist, self._store.messages
+            pages = await asyncio.gather(*(insist(partial(read, *channel, wanted)) for channel, wanted in part))
             for (channel, _), page in zip(part, pages, strict=True):
                 found.update(((*channel, id), one) for id, one in page.items())  # noqa: A001
         return found
