@@ -23,6 +23,7 @@ from chatcluster.core.history import Acked, Closed, Failed, Got, Opened, Withdra
 from chatcluster_stack.named import Stack
 from chatcluster_stack.processes import Node
 from ordeals import Ordeal, WrongClock, balanced, given, ordeal
+from talking import stored
 
 pytestmark = pytest.mark.slow
 LONG = bool(os.environ.get("CHATCLUSTER_LONG"))
@@ -105,10 +106,10 @@ async def test_sends_go_on_without_redis(stack: Stack, tmp_path: Path) -> None:
         try:
             for number in range(20):
                 await hal.send(channel, f"without {number}", timeout=15)
-            messages = [message.body async for message in ivy.history(channel)]
+            messages = await stored(ivy, channel, 21)
         finally:
             await asyncio.gather(*(asyncio.to_thread(stack.node(name).start) for name in ("redis-1", "redis-2")))
-        assert messages[::-1] == ["before", *(f"without {number}" for number in range(20))]
+        assert messages == ["before", *(f"without {number}" for number in range(20))]
 
 
 async def test_brokers_are_killed(stack: Stack, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from chatcluster.client import Client, Message
 from chatcluster_stack.named import Stack
 from chatcluster_stack.platform import scraped
 from chatcluster_stack.status import table
+from talking import stored
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +51,7 @@ async def test_two_gateways_talk(stack: Stack) -> None:
         assert bodies == {f"from {user} in {channel}" for user in ("ann", "bob") for channel in (direct, group)}
     # Who was never connected reads it all, at the other gateway than its sender's.
     async with client(stack, 1, "cid") as cid:
-        assert [message.body async for message in cid.history(group)] == [
-            f"from {u} in {group}" for u in ("bob", "ann")
-        ]
+        assert await stored(cid, group, 2) == [f"from {user} in {group}" for user in ("ann", "bob")]
 
 
 def test_status_shows_every_process(stack: Stack) -> None:

@@ -124,6 +124,14 @@ async def whole(client: Client, channel: str) -> list[WireMessage]:
         before = page[0].id
 
 
+async def stored(client: Client, channel: str, count: int) -> list[str]:
+    """Bodies of the channel's history, oldest first, once there are ``count``: the store follows what is acked."""
+    async with asyncio.timeout(30):
+        while len(messages := await whole(client, channel)) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return [message.body for message in messages]
+
+
 async def quiet(client: Client, channel: str) -> None:
     """Until the client has every message that history has, and nothing waits for its proof."""
     wanted = {message.id for message in await whole(client, channel)}
