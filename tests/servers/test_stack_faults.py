@@ -13,6 +13,7 @@ import os
 import random
 from contextlib import AsyncExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -95,12 +96,12 @@ async def test_redis_is_gone(stack: Stack, tmp_path: Path) -> None:
 
 async def test_sends_go_on_without_redis(stack: Stack, tmp_path: Path) -> None:
     """Acked while both are away: dedupe is asked of the log, worker numbers are held on lease."""
-    key = stack.key
+    key, ivy_name = stack.key, f"ivy-{uuid4().hex[:8]}"
     async with (
         Client(stack.urls[0], token=mint(key, user="hal"), device="d") as hal,
-        Client(stack.urls[1], token=mint(key, user="ivy"), device="d") as ivy,
+        Client(stack.urls[1], token=mint(key, user=ivy_name), device="d") as ivy,
     ):
-        channel = await hal.create_direct("ivy")
+        channel = await hal.create_direct(ivy_name)
         await hal.send(channel, "before", timeout=30)
         await asyncio.gather(*(asyncio.to_thread(stack.node(name).kill) for name in ("redis-1", "redis-2")))
         try:

@@ -9,13 +9,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from chatcluster.app.commands.audit import records_of
 from chatcluster.core.history import Acked, Closed, Got, Opened, Record, Sent, Withdrawn
 from chatcluster_stack.named import Stack
+from chatcluster_stack.platform import scraped
 from talking import Talk, faultless, talking
+
+FAR = ("log_in_flight", "log_stalled", "kafka_", "persister_lag", "persister_retries", "persister_tail", "router_sends")
+"""Beginnings of the metrics that tell where a message stands still."""
 
 AFTERWARDS = 20_000
 """ms after a fault's end in which what is seen still belongs to it."""
@@ -152,9 +157,11 @@ class Ordeal:
 async def ordeal(stack: Stack, folder: Path, seed: int, *, rate: float = 25.0) -> AsyncIterator[Ordeal]:
     """People talk through balancers for the time of the block; afterwards the audit finds no fault.
 
-    What it cost goes to stdout, and to the file that ``CHATCLUSTER_FAULTS_REPORT`` names.
+    What it cost goes to stdout, and to the file that ``CHATCLUSTER_FAULTS_REPORT`` names. A failure carries what
+    every process of the platform says of itself then.
     """
     async with AsyncExitStack() as around:
+        around.push_async_exit(partial(_explained, stack))
         balancers = [await around.enter_async_context(balanced(stack.urls, first=i)) for i in range(len(stack.urls))]
         urls = [balancer.url for balancer in balancers]
         talk, judged = await around.enter_async_context(
@@ -191,6 +198,23 @@ async def given(stack: Stack, environment: dict[str, str], *names: str) -> Async
             node.environment.clear()
             node.environment.update(old)
         await anew()
+
+
+async def _explained(stack: Stack, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    if isinstance(error, Exception):
+        error.add_note(await asyncio.to_thread(confessions, stack))
+
+
+def confessions(stack: Stack) -> str:
+    """What is wrong by name, and of each role its last troubles and how far it is: for whoever reads a failure."""
+    lines = [f"problems: {stack.problems()}"]
+    for name in stack.platform.nodes:
+        measures = scraped(stack.platform.management(name))
+        far = {key: value for key, value in sorted(measures.items()) if value and key.startswith(FAR)}
+        lines += [f"{name}: " + " ".join(f"{key}={value:g}" for key, value in far.items())]
+        said = stack.node(name).log.read_text(errors="replace").splitlines()
+        lines += [f"   {line}" for line in [one for one in said if '"info"' not in one][-6:]]
+    return "\n".join(lines)
 
 
 def report(costs: Iterable[Cost], counts: dict[str, int], violations: int, told: float) -> None:
