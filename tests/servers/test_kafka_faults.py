@@ -217,6 +217,25 @@ async def test_a_start_waits_for_brokers_that_are_away(brokers, caplog):
     assert places.partitions("messages") == 4
 
 
+async def test_a_driver_that_owes_a_report_is_replaced(brokers):
+    async with opened(brokers.address) as (load, _):
+        load.log._patience = 2.0  # seconds; the driver itself would try for 40
+        node(brokers, 2).pause()
+        node(brokers, 3).pause()
+        for _ in range(5):
+            load.append()
+        await load.settled(20)
+        assert any(isinstance(outcome, Failure) for outcome in load.outcomes.values())
+        assert load.log._rebuilt.value >= 1
+        node(brokers, 2).resume()
+        node(brokers, 3).resume()
+        load.log._patience = 60.0
+        after = load.appended
+        load.append()
+        await load.settled()
+        assert isinstance(load.outcomes[after], Receipt)
+
+
 async def test_a_producer_with_a_fatal_error_is_replaced_and_what_it_had_is_reported(brokers):
     async with opened(brokers.address) as (load, reader):
         node(brokers, 2).pause()

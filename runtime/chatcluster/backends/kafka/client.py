@@ -122,8 +122,8 @@ class Health:
         if error.fatal() or error.code() in _LOUD:
             self.bad(said(error))
 
-    def refresh(self, client: _Credentials) -> None:
-        """Of a client's thread, often: gives the client a changed password."""
+    def refresh(self, *clients: _Credentials) -> None:
+        """Of a client's thread, often: gives a changed password to all clients that this health is of."""
         if not self._settings.username or time.monotonic() - self._looked < PASSWORD_EVERY:
             return
         self._looked = time.monotonic()
@@ -134,7 +134,8 @@ class Health:
             return
         if found != self._password:
             self._password = found
-            client.set_sasl_credentials(self._settings.username, found)
+            for client in clients:
+                client.set_sasl_credentials(self._settings.username, found)
             log.info("kafka %s: the password changed", self._what)
 
 

@@ -30,6 +30,8 @@ POLL = 0.1
 """Seconds that the thread waits for reports at a time; a report wakes it."""
 PACE = 0.002
 """Seconds between two hand-overs under load: waking thread and loop costs several times what a report does."""
+OVERDUE = 15.0
+"""Seconds after ``message_timeout_ms`` when a driver that has not reported an append is replaced."""
 WRONG_TIME = "the topic does not keep LogAppendTime"
 
 
@@ -71,6 +73,7 @@ class KafkaLog:
         self._clock = clock
         self._health = Health("log", settings, metrics)
         self._topics = {topic: (places.name(topic), count) for topic, count in places.counts.items()}
+        self._patience = settings.message_timeout_ms / 1000 + OVERDUE
         self._max_records = settings.max_in_flight
         self._max_bytes = settings.max_in_flight_bytes
         self._loop = asyncio.get_running_loop()
@@ -84,7 +87,7 @@ class KafkaLog:
         self._producer = self._produce_with()
         self._appended = metrics.counter("log_records_total", "Records appended to the log.")
         self._failed = metrics.counter("log_failures_total", "Records whose append failed.")
-        self._rebuilt = metrics.counter("kafka_producers_rebuilt_total", "Producers replaced after a fatal error.")
+        self._rebuilt = metrics.counter("kafka_producers_rebuilt_total", "Producers replaced: broken, or silent.")
         self._waits = metrics.histogram("log_append_seconds", "From append to report, the oldest of a batch.")
         metrics.gauge("log_in_flight", "Records queued and not yet reported.", lambda: self._count)
         metrics.gauge("log_stalled_seconds", "Age of the oldest append without a report.", self.stalled)
@@ -235,12 +238,20 @@ class KafkaLog:
                 time.sleep(PACE)
             else:
                 self._tell()
-            if self.broken:
+            if self.broken or self._overdue():
                 self._rebuild()
             if self._closing and (not self._count or self._clock.monotonic() > self._deadline):
                 break
             self._health.refresh(self._producer)
         self._purge("the process left before the log had it")
+
+    def _overdue(self) -> bool:
+        """Whether the driver owes a report for longer than it said that it would try."""
+        try:
+            oldest = self._oldest[0]
+        except IndexError:  # the loop takes from the other side
+            return False
+        return not oldest.done and self._clock.monotonic() - oldest.queued > self._patience
 
     def _tell(self) -> None:
         if self.outcomes and not self._waking:
@@ -258,8 +269,8 @@ class KafkaLog:
         self._tell()
 
     def _rebuild(self) -> None:
-        self._health.bad("the producer had a fatal error and is replaced")
+        self._health.bad("the producer is broken and is replaced")
         self._rebuilt.add()
-        self._purge("the producer had a fatal error")
+        self._purge("the producer is broken")
         self.broken = False
         self._producer = self._produce_with()

@@ -125,7 +125,7 @@ class KafkaLogReader:
             self._waiting -= 1
 
     def _guard(self, function: Callable[[], T]) -> T:
-        self._health.refresh(self._consumer)
+        self._health.refresh(self._consumer, self._admin)
         try:
             found = function()
         except KafkaException as error:
@@ -190,7 +190,7 @@ class KafkaLogReader:
         return found.offset
 
     def _ask_ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        self._health.refresh(self._admin)
+        self._health.refresh(self._consumer, self._admin)
         name = self._places.name(topic)
         newest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked: dict[Any, Any] = self._admin.list_offsets(
