@@ -30,6 +30,16 @@ def test_reading_after_a_position(jump, loop_clock, make_tails):
     jump(main())
 
 
+def test_many_are_read_together_and_each_gets_its_own(jump, loop_clock, make_tails):
+    async def main():
+        async with make_tails(clock=loop_clock) as tails:
+            await tails.append([(f"u:t/{number}", entry(number)) for number in range(0, 230, 2)])
+            found = await tails.read([(f"u:t/{number}", number - 1) for number in range(230)])
+            assert [offsets(one) for one in found] == [None if number % 2 else [number] for number in range(230)]
+
+    jump(main())
+
+
 def test_a_zombie_that_writes_late_changes_nothing(jump, loop_clock, make_tails):
     async def main():
         async with make_tails(clock=loop_clock) as tails:

@@ -264,6 +264,12 @@ async def test_what_cannot_be_read_is_dropped_and_counted(server):
         server.cli("XADD", shards.key("t", "x"), "5-0", "e", "rubbish")
         assert await tails.read([("x", -1)]) == [None]
         assert tails._corrupt.value == 1
+        # One that is no tail at all takes nothing from the others of the same call.
+        server.cli("SET", shards.key("t", "y"), "rubbish")
+        server.cli("XADD", shards.key("t", "z"), "5-0", "f", "rubbish")
+        good = TailEntry(4, -1, 4, MessageRecord("t", "c", 5, "u", "k", 0, 0, "hi"))
+        await tails.append([("w", good)])
+        assert await tails.read([("y", -1), ("z", -1), ("w", -1)]) == [None, None, [good]]
         server.cli("SET", shards.key("d", "k"), "rubbish")
         assert await RedisDedupe(shards, metrics=metrics).claim([Claim("k", 1, 1)]) == [None]
 

@@ -91,7 +91,7 @@ async def test_leaving_costs_no_request(stack: Stack, tmp_path: Path) -> None:
 async def test_redis_is_gone(stack: Stack, tmp_path: Path) -> None:
     async with ordeal(stack, tmp_path, 14) as running:
         await wiped(running, "redis-2")
-        await killed(running, "redis-1", "redis-2", down=60.0 if LONG else 20.0)
+        await killed(running, "redis-1", "redis-2", down=20.0)
 
 
 async def test_sends_go_on_without_redis(stack: Stack, tmp_path: Path) -> None:
@@ -233,6 +233,15 @@ async def test_a_storm_of_reconnects_is_resumed_elsewhere(stack: Stack, tmp_path
 
 
 # -- long ----------------------------------------------------------------------------------------------------
+
+
+@long
+async def test_redis_is_gone_for_a_minute(stack: Stack, tmp_path: Path) -> None:
+    """Worker numbers are leased for longer, by default: sends go on."""
+    async with given(stack, {"CHATCLUSTER_REDIS__LEASE": "90"}, "router-1", "router-2"):
+        async with ordeal(stack, tmp_path, 25) as running:
+            await killed(running, "redis-1", "redis-2", down=60.0)
+        assert max(cost.silent for cost in running.costs()) < 30.0
 
 
 @long

@@ -171,6 +171,18 @@ class RedisShards:
             await asyncio.gather(*(one(name, found) for name, found in by_lane.items()))
         return answers
 
+    def together(self, places: Sequence[str], most: int) -> list[list[int]]:
+        """Indexes of places whose keys one command may name: at most ``most`` of one node, and one in a cluster,
+
+        where keys of one node stand in slots of their own.
+        """
+        if self._cluster is not None:
+            return [[index] for index in range(len(places))]
+        by_node: dict[str, list[int]] = {}
+        for index, place in enumerate(places):
+            by_node.setdefault(self._served(place), []).append(index)
+        return [found[at : at + most] for found in by_node.values() for at in range(0, len(found), most)]
+
     async def ask(self, place: str, *command: Any) -> Any:
         """The answer to one command. Raises ``Unavailable``."""
         return settled((await self.run([(place, command)]))[0])
