@@ -6,7 +6,7 @@ the first polls.
 The thread polls for as long as it lives, also while the caller is busy with a slow store: over the bound of the
 buffer partitions are paused, so the group never takes a slow member for a dead one.
 
-A driver that stands still, or refuses what the group decided, is replaced by a new one (``standstill``).
+A driver that is broken, or refuses what the group decided, is replaced by a new one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from chatcluster.backends.kafka.client import Health, describe, kafka_error, said, tell
 from chatcluster.backends.kafka.settings import KafkaSettings
-from chatcluster.backends.kafka.standstill import GroupView, Standstill
 from chatcluster.backends.kafka.topics import KafkaPlaces
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Batch, Entry, Fenced, Misconfigured, Unavailable
@@ -38,10 +37,6 @@ PROBE_EVERY = 1.0
 """Seconds between questions whether brokers are back."""
 FORGET = 60.0
 """Seconds after which a commit without an answer is given up for good."""
-LOOK_EVERY = 10.0
-"""Seconds between looks at whether this member stands still."""
-PATIENCE = 30.0
-"""Seconds of standstill after which the driver's consumer is replaced: longer than a fail-over of a partition."""
 _LOST = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -102,23 +97,17 @@ class KafkaConsumer:
         self._waiter: asyncio.Future[None] | None = None
         self._commit: _Commit | None = None
         self._broken = ""  # why only a new consumer of the driver helps
-        self._looked = self._replaced = time.monotonic()
-        self._standstill = Standstill(PATIENCE)
+        self._replaced = time.monotonic()
         labels = {"group": group, "topic": topic}
         self._rebalances = metrics.counter("kafka_rebalances_total", "Changes of ownership.", **labels)
         self._pauses = metrics.counter("kafka_pauses_total", "Times that partitions were paused.", **labels)
-        self._replacements = metrics.counter("kafka_consumers_replaced_total", "Consumers that stood still.", **labels)
+        self._replacements = metrics.counter(
+            "kafka_consumers_replaced_total", "Consumers replaced: broken, or refusing.", **labels
+        )
         metrics.gauge("kafka_owned_partitions", "Partitions owned.", lambda: len(self._owned), **labels)
         metrics.gauge("kafka_buffered_records", "Records read ahead.", lambda: self._records, **labels)
         try:
             self._consumer = Consumer(self._wanted())
-            self._view = GroupView(
-                describe(settings, self._health),
-                self._group,
-                self._name,
-                places.partitions(topic),
-                settings.request_timeout_ms / 1000,
-            )
         except KafkaException as error:
             raise Misconfigured(f"[kafka] is not accepted by the driver: {said(error)}") from None
 
@@ -326,8 +315,7 @@ class KafkaConsumer:
                     self._put([first, *consumer.consume(AT_ONCE, 0)])
                 self._send_commit()
                 self._press()
-                self._health.refresh(consumer, self._view.admin)
-                self._look()
+                self._health.refresh(consumer)
                 if self._health.problem and time.monotonic() - probed > PROBE_EVERY:
                     probed = time.monotonic()
                     consumer.list_topics(self._name, timeout=PROBE_EVERY)
@@ -344,25 +332,12 @@ class KafkaConsumer:
     def _join(self) -> None:
         self._consumer.subscribe([self._name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
 
-    def _look(self) -> None:
-        """Now and then: what the brokers say of this member, beside what came from them."""
-        now = time.monotonic()
-        if now - self._looked > LOOK_EVERY:
-            self._looked = now
-            self._view.ask(self._consumer.memberid())
-        view = self._view.take()
-        if self._paused:
-            self._standstill.forget()  # the caller is busy
-        elif view is not None:
-            self._broken = self._broken or self._standstill.judge(now, view, self._owned, self._next)
-
     def _replace(self) -> None:
         """A new consumer of the driver; what it had is fetched again from the last commit, by whoever gets it."""
         log.error("kafka: the member of %s is replaced: %s", self._group, self._broken)
         self._replacements.add()
         self._replaced = time.monotonic()
         self._broken = ""
-        self._standstill.forget()
         self._paused = False
         self._drop(list(self._owned))
         self._answer(Unavailable("kafka: the consumer is replaced"))
