@@ -59,6 +59,8 @@ def _own_namespace() -> str:
 
 async def operate(options: argparse.Namespace) -> int:
     """Until SIGTERM, or the Lease is lost. The exit code."""
+    if options.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = options.kubeconfig  # where kopf looks
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -101,7 +103,9 @@ async def operate(options: argparse.Namespace) -> int:
             lock.drop()
             for task in (running, *waits):
                 task.cancel()
-            await asyncio.gather(running, *waits, return_exceptions=True)
+            outcome, *_ = await asyncio.gather(running, *waits, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                log.error("the election failed", exc_info=outcome)
     if stop.is_set():
         return 0
     log.error("%s does not lead any more: ending", options.identity)

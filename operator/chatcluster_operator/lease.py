@@ -11,10 +11,11 @@ import asyncio
 import time
 from typing import Any
 
-from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client import ApiClient, V1Lease, V1ObjectMeta
+from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
-LEASE, DEADLINE, RETRY = 15.0, 8.0, 2.0
+LEASE, DEADLINE, RETRY = 15, 8, 2
 """Seconds: of the Lease, after which a leader that cannot renew stops, and between two tries."""
 REQUEST = 4.0
 """Seconds for one request of the election."""
@@ -44,8 +45,9 @@ class FencedLease(LeaseLock):
             return False, _Silent(type(error).__name__)
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        """See ``LeaseLock``."""
-        return await self._taken(super().create(name, namespace, election_record))
+        """See ``LeaseLock``, whose own passes an argument that its API refuses (kubernetes 37.0.2)."""
+        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        return await self._taken(self.api_instance.create_namespaced_lease(namespace, body))
 
     async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
         """See ``LeaseLock``."""
@@ -56,8 +58,8 @@ class FencedLease(LeaseLock):
         try:
             async with asyncio.timeout(REQUEST):
                 done = bool(await writing)
-        except (TimeoutError, OSError):
-            return False
+        except (TimeoutError, OSError, ApiException):
+            return False  # somebody else made or renewed it, or nobody answered
         if done:
             self._held = asked  # the server had it later than this
         return done
