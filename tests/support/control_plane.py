@@ -96,7 +96,12 @@ class ControlPlane:
             ("kube-scheduler", "system:kube-scheduler"),
         ):
             conf = self.config_for(user, self.folder / f"{part}.conf")
-            extra = [f"--service-account-private-key-file={pki}/sa.key", "--kube-api-qps=200", "--kube-api-burst=400"]
+            extra = [
+                f"--service-account-private-key-file={pki}/sa.key",
+                "--use-service-account-credentials=true",
+                "--kube-api-qps=200",
+                "--kube-api-burst=400",
+            ]
             self._run(
                 part,
                 f"--kubeconfig={conf}",
