@@ -29,6 +29,8 @@ log = logging.getLogger("chatcluster_operator")
 
 STALE = 180.0
 """Seconds without a look at anything, though there are ChatClusters, after which the process is not alive."""
+ENDING = 5.0
+"""Seconds for what runs to end by itself."""
 EXIT_LOST = 3
 """Exit code of a leader that lost its Lease: whoever restarts it starts a follower."""
 
@@ -103,9 +105,13 @@ async def operate(options: argparse.Namespace) -> int:
             lock.drop()
             for task in (running, *waits):
                 task.cancel()
-            outcome, *_ = await asyncio.gather(running, *waits, return_exceptions=True)
-            if isinstance(outcome, Exception):
-                log.error("the election failed", exc_info=outcome)
+            _, left = await asyncio.wait([running, *waits], timeout=ENDING)
+            if running.done() and not running.cancelled() and running.exception() is not None:
+                log.error("the election failed", exc_info=running.exception())
+            if left and not stop.is_set():
+                # Watches of a server that is away do not end. Nothing is written any more: the fence is down.
+                log.error("%s does not lead any more: ending at once", options.identity)
+                os._exit(EXIT_LOST)
     if stop.is_set():
         return 0
     log.error("%s does not lead any more: ending", options.identity)
