@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
-from control_plane import control_plane
+from control_plane import built, control_plane
 from operating import operating, until
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev"
@@ -17,6 +18,8 @@ _NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory):
+    if not (built() or os.environ.get("CHATCLUSTER_TEST_KUBERNETES")):
+        pytest.skip("build a control plane first: `make kubernetes` (needs Go, takes minutes)")
     with control_plane(tmp_path_factory.mktemp("kubernetes"), ("kwok",)) as found:
         found.start_nodes()
         found.apply(CRD, crd())

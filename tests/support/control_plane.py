@@ -33,6 +33,15 @@ def binaries(*tools: str) -> Path:
     return Path(script.stdout.strip().splitlines()[-1])
 
 
+def built() -> bool:
+    """Whether the control plane was built on this machine before."""
+    cache = (
+        os.environ.get("CHATCLUSTER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/chatcluster"
+    )
+    version = os.environ.get("CHATCLUSTER_KUBERNETES", "1.34.10")
+    return (Path(cache) / "kubernetes" / version / "bin/kubectl").exists()
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
