@@ -1,8 +1,9 @@
-"""Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description and
+"""Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
-the reference of all settings, the definition of ChatCluster.
+reference of all settings, and the definition of ChatCluster.
 
-``python scripts/generate.py`` writes them into ``docs/`` and ``crds/``; with ``--check`` it writes nothing and fails on drift.
+``python scripts/generate.py`` writes them into ``docs/`` and ``crds/``; with ``--check`` it writes nothing and fails on
+drift.
 """
 
 from __future__ import annotations

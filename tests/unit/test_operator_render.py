@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 
 from chatcluster.app.roles.settings import cluster_settings
 from chatcluster_operator.names import COMPONENTS, Cluster
@@ -125,3 +127,10 @@ def test_rendering_is_a_function_of_the_spec():
     assert around(CLUSTER, parsed(everything())) == around(CLUSTER, parsed(everything()))
     names = [(one["kind"], one["metadata"]["name"]) for one in around(CLUSTER, parsed(everything()))]
     assert len(names) == len(set(names))
+
+
+def test_the_example_is_one():
+    file = Path(__file__).parent.parent.parent / "examples/chatcluster.yaml"
+    spec = parsed(yaml.safe_load(file.read_text())["spec"])
+    assert spec.gateway.replicas == 3
+    assert spec.dependencies.kafka is not None
