@@ -6,7 +6,7 @@ DATA   ?= data
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench bench-stack lock docs stack stack-down stack-status clean
+.PHONY: help run test check format bench bench-stack lock docs stack stack-down stack-status kubernetes clean
 
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ stack-down: $(VENV)/.platform ## End it.
 
 stack-status: $(VENV)/.platform ## Show what of it runs.
 	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack status $(ARGS)
+
+kubernetes: ## Build a Kubernetes control plane for the operator's tests, into the cache (needs Go; minutes).
+	@scripts/kubernetes.sh kwok
 
 clean: ## Remove what the other commands made, but no data.
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,8 +1,9 @@
-"""Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description and
+"""Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
-the reference of all settings.
+reference of all settings, and the definition of ChatCluster.
 
-``python scripts/generate.py`` writes them into ``docs/``; with ``--check`` it writes nothing and fails on drift.
+``python scripts/generate.py`` writes them into ``docs/`` and ``crds/``; with ``--check`` it writes nothing and fails on
+drift.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from chatcluster.app.platform_settings import section_type
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi
 from chatcluster.core.codes import Close, ErrorCode
 from chatcluster.core.frames import JSON_PROTOCOL, MSGPACK_PROTOCOL, ClientFrame, ServerFrame
+from chatcluster_operator.crd import crd
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def protocol_schema() -> dict[str, Any]:
@@ -96,12 +99,15 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     drift = False
     documents = {
-        "protocol.schema.json": json.dumps(protocol_schema(), indent=2, ensure_ascii=False) + "\n",
-        "openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
-        "settings.md": settings_reference(),
+        "docs/protocol.schema.json": json.dumps(protocol_schema(), indent=2, ensure_ascii=False) + "\n",
+        "docs/openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
+        "docs/settings.md": settings_reference(),
+        "crds/chatclusters.yaml": "# Generated from operator/chatcluster_operator/spec.py by `make docs`.\n"
+        + yaml.safe_dump(crd(), sort_keys=False, width=120),
     }
     for name, text in documents.items():
-        path = DOCS / name
+        path = ROOT / name
+        path.parent.mkdir(exist_ok=True)
         before = path.read_text() if path.exists() else ""
         if before == text:
             continue
@@ -111,9 +117,9 @@ def main() -> int:
             print("\n".join(list(changes)[:40]))
         else:
             path.write_text(text)
-            print(f"wrote docs/{name}")
+            print(f"wrote {name}")
     if drift:
-        print("the files in docs/ are not what the code says: run `make docs`")
+        print("generated files are not what the code says: run `make docs`")
     return int(drift)
 
 

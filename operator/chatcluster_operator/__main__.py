@@ -1,0 +1,177 @@
+"""``python -m chatcluster_operator``: settings, the Lease, kopf in this process, probes. Nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import kopf
+from aiohttp import web
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+
+from chatcluster_operator import lease
+from chatcluster_operator.handlers import registry_for
+from chatcluster_operator.kube import Kube, connected
+from chatcluster_operator.measuring import pods
+from chatcluster_operator.reconciler import Cache, Reconciler
+
+log = logging.getLogger("chatcluster_operator")
+
+STALE = 180.0
+"""Seconds without a look at anything, though there are ChatClusters, after which the process is not alive."""
+ENDING = 5.0
+"""Seconds for what runs to end by itself."""
+EXIT_LOST = 3
+"""Exit code of a leader that lost its Lease: whoever restarts it starts a follower."""
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line; its defaults are the environment's."""
+    parser = argparse.ArgumentParser(prog="chatcluster-operator", description="Runs ChatClusters.")
+    environ = os.environ
+    parser.add_argument("--kubeconfig", default=environ.get("KUBECONFIG"), help="Not set: the pod's own account.")
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[one for one in environ.get("CHATCLUSTER_OPERATOR_NAMESPACES", "").split(",") if one],
+        help="Watch this namespace alone (repeatable). Not set: all.",
+    )
+    parser.add_argument("--lease-namespace", default=environ.get("POD_NAMESPACE") or _own_namespace())
+    parser.add_argument("--lease-name", default="chatcluster-operator")
+    parser.add_argument("--identity", default=environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}")
+    parser.add_argument("--listen", default="0.0.0.0:8082", help="Probes and metrics.")
+    parser.add_argument("--log-level", default=environ.get("CHATCLUSTER_OPERATOR_LOG_LEVEL", "info"))
+    return parser.parse_args(given)
+
+
+def _own_namespace() -> str:
+    path = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    return path.read_text().strip() if path.is_file() else "default"
+
+
+async def operate(options: argparse.Namespace) -> int:
+    """Until SIGTERM, or the Lease is lost. The exit code."""
+    if options.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = options.kubeconfig  # where kopf looks
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with connected(options.kubeconfig) as api, pods() as measuring:
+        lock = lease.FencedLease(options.lease_name, options.lease_namespace, options.identity, api)
+        kube = Kube(api, lock.leads)
+        reconciler = Reconciler(kube, Cache(), measuring.measure)
+        lost = asyncio.Event()
+
+        async def lead() -> None:
+            log.info("%s leads", options.identity)
+            stopping = asyncio.Event()
+            looking = asyncio.create_task(reconciler.run())
+            try:
+                await kopf.operator(
+                    registry=registry_for(reconciler),
+                    standalone=True,
+                    clusterwide=not options.namespace,
+                    namespaces=options.namespace,
+                    stop_flag=stopping,
+                )
+                log.error("kopf ended by itself")
+            except Exception:
+                log.exception("kopf failed")
+            finally:
+                looking.cancel()
+                lost.set()
+
+        async def end() -> None:
+            lock.drop()
+            lost.set()
+
+        election = LeaderElection(
+            Config(lock, lease.LEASE, lease.DEADLINE, lease.RETRY, onstarted_leading=lead, onstopped_leading=end)
+        )
+        async with _probes(options.listen, reconciler, lock):
+            running = asyncio.create_task(election.run())
+            waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
+            await asyncio.wait([running, *waits], return_when=asyncio.FIRST_COMPLETED)
+            lock.drop()
+            for task in (running, *waits):
+                task.cancel()
+            _, left = await asyncio.wait([running, *waits], timeout=ENDING)
+            if running.done() and not running.cancelled() and running.exception() is not None:
+                log.error("the election failed", exc_info=running.exception())
+            if left and not stop.is_set():
+                # Watches of a server that is away do not end. Nothing is written any more: the fence is down.
+                log.error("%s does not lead any more: ending at once", options.identity)
+                os._exit(EXIT_LOST)
+    if stop.is_set():
+        return 0
+    log.error("%s does not lead any more: ending", options.identity)
+    return EXIT_LOST
+
+
+@asynccontextmanager
+async def _probes(listen: str, reconciler: Reconciler, lock: lease.FencedLease) -> AsyncIterator[None]:
+    async def alive(_: web.Request) -> web.Response:
+        idle = time.monotonic() - reconciler.last
+        if lock.leads() and reconciler.cache.clusters and idle > STALE:
+            return web.Response(status=503, text=f"no look at anything for {idle:.0f} s\n")
+        return web.Response(text="ok\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=exposition(reconciler, leads=lock.leads()), content_type="text/plain")
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", alive), web.get("/readyz", alive), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    try:
+        await web.TCPSite(runner, host, int(port)).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def exposition(reconciler: Reconciler, *, leads: bool) -> str:
+    """The operator's own metrics."""
+    times = sorted(reconciler.seconds)
+    lines = [
+        ("chatcluster_operator_leads", "gauge", "1 of the replica that writes.", float(leads)),
+        ("chatcluster_operator_clusters", "gauge", "ChatClusters known.", float(len(reconciler.cache.clusters))),
+        ("chatcluster_operator_reconciles_total", "counter", "Looks at a ChatCluster.", float(reconciler.passes)),
+        ("chatcluster_operator_failures_total", "counter", "Looks that failed.", float(reconciler.failures)),
+        ("chatcluster_operator_writes_total", "counter", "Requests that changed something.", float(reconciler.writes)),
+        ("chatcluster_operator_queue", "gauge", "ChatClusters that are due.", float(reconciler.waiting)),
+        (
+            "chatcluster_operator_reconcile_seconds_p95",
+            "gauge",
+            "Of the last 10,000 looks.",
+            times[int(len(times) * 0.95)] if times else 0.0,
+        ),
+    ]
+    return "".join(f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in lines)
+
+
+def main() -> None:
+    """Console script ``chatcluster-operator``."""
+    options = arguments()
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        stream=sys.stderr,
+        format='{"time": "%(asctime)s", "level": "%(levelname)s", "logger": "%(name)s", "message": "%(message)s"}',
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    sys.exit(asyncio.run(operate(options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What the operator sees of one ChatCluster: plain data, read by ``kube``, judged by ``plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from chatcluster_operator.names import REVISION, VERSION
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Child:
+    """An object that belongs to the ChatCluster, by the labels of its inventory."""
+
+    api: str
+    kind: str
+    name: str
+
+    @classmethod
+    def of(cls, thing: Object) -> Child:
+        """Of an object, wanted or seen."""
+        return cls(thing["apiVersion"], thing["kind"], thing["metadata"]["name"])
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A Deployment or StatefulSet."""
+
+    name: str
+    wanted: int
+    ready: int
+    updated: int
+    total: int
+    settled: bool
+    """Whether its controller has seen the last change, and every pod is of it and available."""
+    stuck: str
+    """Why it does not get on, as its controller says."""
+    annotations: Mapping[str, str]
+    version: str
+    revision: str
+
+    @classmethod
+    def of(cls, thing: Object) -> Workload:
+        """Of a Deployment or a StatefulSet as the API gives it."""
+        spec, status, head = thing["spec"], thing.get("status") or {}, thing["metadata"]
+        wanted = spec.get("replicas", 1)
+        updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+        ready = status.get("readyReplicas", 0)
+        seen = status.get("observedGeneration", 0) >= head.get("generation", 0)
+        stuck = next(
+            (
+                one.get("message", "")
+                for one in status.get("conditions") or ()
+                if one["type"] == "Progressing" and one.get("reason") == "ProgressDeadlineExceeded"
+            ),
+            "",
+        )
+        return cls(
+            name=head["name"],
+            wanted=wanted,
+            ready=ready,
+            updated=updated,
+            total=total,
+            settled=seen and updated == total == wanted == status.get("availableReplicas", 0 if wanted else wanted),
+            stuck=stuck,
+            annotations=spec["template"]["metadata"].get("annotations") or {},
+            version=(head.get("annotations") or {}).get(VERSION, ""),
+            revision=(head.get("labels") or {}).get(REVISION, ""),
+        )
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a component."""
+
+    name: str
+    component: str
+    revision: str
+    ready: bool
+    ends: datetime | None
+    """When the kubelet kills it, of a pod that was told to leave; None: it was not."""
+    measures: Mapping[str, float] | None = None
+    """Its metrics by name, without labels, summed. None: it did not answer."""
+
+    @classmethod
+    def of(cls, thing: Object, measures: Mapping[str, float] | None) -> Pod:
+        """Of a pod as the API gives it."""
+        head, labels = thing["metadata"], thing["metadata"].get("labels") or {}
+        conditions = (thing.get("status") or {}).get("conditions") or ()
+        ends = head.get("deletionTimestamp")
+        return cls(
+            name=head["name"],
+            component=labels.get("app.kubernetes.io/component", ""),
+            revision=labels.get(REVISION, ""),
+            ready=any(one["type"] == "Ready" and one["status"] == "True" for one in conditions),
+            ends=None if ends is None else datetime.fromisoformat(ends),
+            measures=measures,
+        )
+
+    @property
+    def connections(self) -> int | None:
+        """Of a gateway; None: not known."""
+        if self.measures is None:
+            return None
+        found = self.measures.get("chatcluster_gateway_sockets")
+        return None if found is None else int(found)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A migration Job."""
+
+    name: str
+    done: bool
+    failed: str
+
+    @classmethod
+    def of(cls, thing: Object) -> Migration:
+        """Of a Job as the API gives it."""
+        conditions = (thing.get("status") or {}).get("conditions") or ()
+        true = {one["type"]: one.get("message", "") for one in conditions if one["status"] == "True"}
+        return cls(
+            thing["metadata"]["name"],
+            "Complete" in true,
+            (true["Failed"] or "it failed") if "Failed" in true else "",
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All of it, as of one read."""
+
+    children: Iterable[Child] = ()
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    migrations: Mapping[str, Migration] = field(default_factory=dict)
+    pods: tuple[Pod, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Of each mounted Secret that is there: what changes with its content."""
+    kinds: frozenset[str] = frozenset()
+    """Optional kinds that the cluster has."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0

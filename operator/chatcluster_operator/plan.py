@@ -1,0 +1,369 @@
+"""From what is wanted and what is seen to what is done next. Pure: no client, no clock of its own.
+
+Level-triggered: every look decides anew from the cluster alone, so a pass that was lost costs nothing, and a pass with
+nothing to do says so. Order of a roll-out: migration, persister, router, presence, gateway (backward on a downgrade).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from chatcluster_operator import scale
+from chatcluster_operator.conditions import Facts, conditions
+from chatcluster_operator.names import (
+    COMPONENTS,
+    CONFIG_HASH,
+    SECRETS_HASH,
+    VERSION,
+    Cluster,
+    Component,
+)
+from chatcluster_operator.observed import Child, Observed, Pod, Workload
+from chatcluster_operator.render import OPTIONAL, Object, around
+from chatcluster_operator.render.config import LINK_SECRET
+from chatcluster_operator.render.pods import version_of
+from chatcluster_operator.render.workloads import (
+    deployment,
+    embedded,
+    gateway,
+    migration,
+    pods_of,
+    revision_of,
+    secrets_of,
+    shape_of,
+)
+from chatcluster_operator.spec import Spec
+
+SOON, LATER = 2.0, 30.0
+"""Seconds until the next look, while something moves and when nothing does: drift is found within the second."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """For ``kubectl describe``."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Plan:
+    """What to do, in this order, and what to say."""
+
+    apply: list[Object] = field(default_factory=list)
+    delete: list[Child] = field(default_factory=list)
+    costs: dict[str, int] = field(default_factory=dict)
+    """Of each gateway pod what it would cost to end it: the emptiest goes first."""
+    status: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    wishes: dict[Component, int] = field(default_factory=dict)
+    """What autoscaling wanted now, to be remembered for its window."""
+    again: float = LATER
+
+
+def plan(
+    cluster: Cluster,
+    spec: Spec,
+    observed: Observed,
+    *,
+    now: datetime,
+    monotonic: float = 0.0,
+    wishes: Mapping[Component, Sequence[scale.Wish]] | None = None,
+) -> Plan:
+    """The next step towards ``spec``. ``now``: for times in the status, UTC; ``monotonic``: seconds, for windows."""
+    made = Plan()
+    facts = Facts(paused=spec.paused)
+    keep: set[Child] = {Child("v1", "Secret", cluster.child(LINK_SECRET))}
+    made.apply = [one for one in around(cluster, spec) if one["kind"] not in OPTIONAL or one["kind"] in observed.kinds]
+    facts.missing = sorted(secrets_of(cluster, spec) - observed.secrets.keys() - {cluster.child(LINK_SECRET)})
+    if spec.dependencies.embedded is not None:
+        _embedded(cluster, spec, observed, made, facts)
+    else:
+        _components(cluster, spec, observed, made, facts, keep, now, monotonic, wishes or {})
+    wanted = {Child.of(one) for one in made.apply} | keep
+    made.delete = sorted(set(observed.children) - wanted, key=lambda one: (one.kind, one.name))
+    made.status = _status(cluster, spec, observed, facts, now)
+    if facts.moving or facts.draining:
+        made.again = SOON
+    if spec.paused:
+        made.apply, made.delete, made.costs, made.events = [], [], {}, []
+    return made
+
+
+def _embedded(cluster: Cluster, spec: Spec, observed: Observed, made: Plan, facts: Facts) -> None:
+    wanted = embedded(cluster, spec, observed.secrets)
+    found = observed.workloads.get(wanted["metadata"]["name"])
+    facts.components["embedded"] = found
+    facts.desired["embedded"] = 1
+    if facts.missing and found is None:
+        facts.moving = "SecretMissing"
+        return
+    made.apply.append(wanted)
+    if found is None or not found.settled:
+        facts.moving = "RollingOut"
+
+
+def _components(
+    cluster: Cluster,
+    spec: Spec,
+    observed: Observed,
+    made: Plan,
+    facts: Facts,
+    keep: set[Child],
+    now: datetime,
+    monotonic: float,
+    wishes: Mapping[Component, Sequence[scale.Wish]],
+) -> None:
+    pods = {component: pods_of(cluster, spec, component, observed.secrets) for component in COMPONENTS}
+    _drains(observed, facts, now)
+    replicas = _replicas(cluster, spec, observed, made, facts, monotonic, wishes)
+    facts.desired.update(replicas)
+    job = migration(cluster, spec, observed.secrets)
+    ran = observed.migrations.get(job["metadata"]["name"])
+    held = bool(facts.missing)
+    if held:
+        facts.moving = "SecretMissing"
+    else:
+        made.apply.append(job)
+    if ran is None or not ran.done:
+        held = True
+        facts.moving = facts.moving or "Migrating"
+        facts.blocked = ran.failed if ran is not None else ""
+    order = tuple(reversed(COMPONENTS)) if _down(spec, observed) else COMPONENTS
+    first = not any(_running(cluster, observed, component) for component in COMPONENTS)
+    for component in order:
+        running = _running(cluster, observed, component)
+        facts.components[component] = running[0] if running else None
+        if held and (not running or _differs(pods[component], running)):
+            # Not its turn: what runs goes on as it is.
+            keep |= {Child("apps/v1", "Deployment", one.name) for one in running}
+            if component == "gateway" and running:
+                facts.gateways = tuple(running)
+            continue
+        if running and _differs(pods[component], running):
+            made.events.append(Event("Normal", "RollingOut", f"{component}: {_why(pods[component], running[0])}"))
+        if component == "gateway":
+            settled = _gateways(cluster, spec, observed, pods[component], replicas[component], made, facts, keep)
+        else:
+            wanted = deployment(cluster, component, pods[component], replicas[component])
+            scaling = spec.persister.autoscaling.mode if component == "persister" else "none"
+            if scaling in ("hpa", "keda") and running:
+                del wanted["spec"]["replicas"]  # theirs from the first time on
+            made.apply.append(wanted)
+            settled = bool(running) and running[0].settled and not _differs(pods[component], running)
+        if not settled:
+            facts.moving = facts.moving or "RollingOut"
+            if running and running[0].stuck:
+                facts.stuck[component] = running[0].stuck
+            # Nobody else changes before this one is through; of the first install all may start together.
+            held = held or not first
+    if not facts.moving:
+        return
+    keep |= {Child("batch/v1", "Job", name) for name in observed.migrations}
+
+
+def _running(cluster: Cluster, observed: Observed, component: Component) -> list[Workload]:
+    """The component's Deployments that have pods; of gateways the newest version last."""
+    if component == "gateway":
+        found = [one for one in observed.workloads.values() if one.name.startswith(cluster.child("gateway-"))]
+        return sorted((one for one in found if one.wanted or one.total), key=lambda one: (one.version, one.name))
+    one = observed.workloads.get(cluster.child(component))
+    return [] if one is None else [one]
+
+
+def _differs(pods: Object, running: Sequence[Workload]) -> bool:
+    wanted = pods["metadata"]["annotations"]
+    revision = revision_of(pods)
+    return any(
+        one.revision != revision
+        if one.revision
+        else any(one.annotations.get(key) != wanted[key] for key in (VERSION, CONFIG_HASH, SECRETS_HASH))
+        for one in running
+    )
+
+
+def _why(pods: Object, running: Workload) -> str:
+    wanted, before = pods["metadata"]["annotations"], running.annotations
+    if before.get(VERSION) != wanted[VERSION]:
+        return f"version {before.get(VERSION) or 'unknown'} to {wanted[VERSION]}"
+    if before.get(CONFIG_HASH) != wanted[CONFIG_HASH]:
+        return "its settings changed"
+    if before.get(SECRETS_HASH) != wanted[SECRETS_HASH]:
+        return "a Secret that it mounts changed"
+    return "its pods are described anew"
+
+
+def _down(spec: Spec, observed: Observed) -> bool:
+    """Whether something newer runs than what is wanted."""
+    wanted = _order(version_of(spec))
+    return any(_order(one.version) > wanted for one in observed.workloads.values() if one.wanted or one.total)
+
+
+def _order(version: str) -> tuple[tuple[int, ...], str]:
+    core, _, rest = version.partition("-")
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in core.split("+")[0].split("."))
+    return numbers, rest or "~"  # a release is after its candidates
+
+
+def _replicas(
+    cluster: Cluster,
+    spec: Spec,
+    observed: Observed,
+    made: Plan,
+    facts: Facts,
+    monotonic: float,
+    wishes: Mapping[Component, Sequence[scale.Wish]],
+) -> dict[Component, int]:
+    found: dict[Component, int] = {
+        component: shape_of(spec, component).replicas  # type: ignore[attr-defined]
+        for component in COMPONENTS
+    }
+    pods = observed.pods
+    if spec.gateway.autoscaling.mode == "builtin":
+        current = sum(one.wanted for one in _running(cluster, observed, "gateway"))
+        outcome = scale.gateways(
+            spec.gateway.autoscaling,
+            spec.gateway.capacity.connections_per_pod,
+            current,
+            [pod for pod in pods if pod.component == "gateway"],
+            wishes.get("gateway", ()),
+            monotonic,
+            draining=bool(facts.draining),
+        )
+        found["gateway"] = outcome.replicas
+        facts.scaling["gateway"] = outcome
+    if spec.persister.autoscaling.mode == "builtin" and spec.dependencies.kafka is not None:
+        current = sum(one.wanted for one in _running(cluster, observed, "persister"))
+        outcome = scale.persisters(
+            spec.persister.autoscaling,
+            spec.dependencies.kafka.topics.messages.partitions,
+            current,
+            [pod for pod in pods if pod.component == "persister"],
+            wishes.get("persister", ()),
+            monotonic,
+        )
+        found["persister"] = outcome.replicas
+        facts.scaling["persister"] = outcome
+    for component, outcome in facts.scaling.items():
+        if outcome.wish is not None:
+            made.wishes[component] = outcome.wish
+    return found
+
+
+def _drains(observed: Observed, facts: Facts, now: datetime) -> None:
+    leaving = [pod for pod in observed.pods if pod.component == "gateway" and pod.ends is not None]
+    facts.draining = leaving
+    facts.late = [pod for pod in leaving if pod.ends is not None and now > pod.ends]
+
+
+def _gateways(
+    cluster: Cluster,
+    spec: Spec,
+    observed: Observed,
+    pods: Object,
+    wanted: int,
+    made: Plan,
+    facts: Facts,
+    keep: set[Child],
+) -> bool:
+    """One step of the gateways: successors first, then as many leave as the budget lets drain."""
+    budget = spec.gateway.drain.max_concurrent
+    room = max(0, budget - len(facts.draining))
+    revision = revision_of(pods)
+    running = _running(cluster, observed, "gateway")
+    new = next((one for one in running if one.revision == revision), None)
+    old = [one for one in running if one.revision != revision]
+    facts.gateways = tuple(running)
+    have, ready = (new.wanted, min(new.ready, new.wanted)) if new is not None else (0, 0)
+    before = sum(one.wanted for one in old)
+    if not old:
+        # Up at once; down by as many as may drain.
+        count = wanted if wanted >= have else max(wanted, have - room)
+    else:
+        count = min(wanted, max(have, wanted - before + budget))
+        spare = ready + sum(min(one.ready, one.wanted) for one in old) - wanted
+        leave = max(0, min(room, spare, before))
+        if wanted == 0:
+            leave = min(room, before)
+        # Who is not ready serves nobody: it needs no successor.
+        for one in old:
+            idle = max(0, one.wanted - one.ready)
+            fewer = min(one.wanted, idle + leave)
+            leave -= max(0, fewer - idle)
+            keep.add(Child("apps/v1", "Deployment", one.name))
+            if fewer:
+                made.apply.append(_resized(cluster, one, one.wanted - fewer))
+    made.apply.append(gateway(cluster, pods, count))
+    shrinking = bool(old) or count < have
+    for pod in observed.pods:
+        if pod.component == "gateway" and pod.ends is None and pod.connections is not None and shrinking:
+            made.costs[pod.name] = min(pod.connections, 2**31 - 1)
+    return not old and new is not None and new.settled and count == wanted == have
+
+
+def _resized(cluster: Cluster, one: Workload, replicas: int) -> Object:
+    """Only the number: a merge patch, as what the Deployment was rendered from is gone."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": one.name, "namespace": cluster.namespace},
+        "spec": {"replicas": replicas},
+        "patch": True,
+    }
+
+
+def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now: datetime) -> dict[str, Any]:
+    before = observed.status
+    desired = facts.desired.get("gateway", 1)
+    serving = facts.gateways or tuple(one for one in (facts.components.get("embedded"),) if one is not None)
+    ready = sum(one.ready for one in serving)
+    component = "embedded" if spec.dependencies.embedded is not None else "gateway"
+    selector = ",".join(f"{key}={value}" for key, value in cluster.selector(component).items())
+    parts: dict[str, Any] = {}
+    for name in COMPONENTS:
+        workload = facts.components.get(name)
+        many = facts.gateways if name == "gateway" else (() if workload is None else (workload,))
+        mine = [pod for pod in observed.pods if pod.component == name]
+        parts[name] = {
+            "desired": facts.desired.get(name, 0),
+            "ready": sum(one.ready for one in many),
+            "updated": sum(one.updated for one in many if not one.revision or one is many[-1]),
+            "revision": many[-1].revision or many[-1].annotations.get(CONFIG_HASH, "") if many else "",
+        }
+        if name == "gateway":
+            parts[name]["connections"] = sum(pod.connections or 0 for pod in mine)
+        if name == "persister":
+            lags = [(pod.measures or {}).get("chatcluster_persister_lag_records", 0) for pod in mine]
+            parts[name]["lag"] = int(sum(lags))
+    found = conditions(facts, observed, before.get("conditions") or [], now)
+    status: dict[str, Any] = {
+        "observedGeneration": observed.generation,
+        "version": version_of(spec) if not facts.blocked else before.get("version"),
+        "phase": next(one["reason"] for one in found if one["type"] == "Ready"),
+        "replicas": sum(one.wanted for one in serving),
+        "selector": selector,
+        "gateways": f"{ready}/{desired}",
+        "draining": len(facts.draining),
+        "conditions": found,
+        "drains": [_drain(pod) for pod in sorted(facts.draining, key=lambda one: one.name)][:100],
+        "endpoints": {
+            "sockets": f"ws://{cluster.child('gateway')}.{cluster.namespace}.svc:8080/v1/connect",
+            "serverApi": f"http://{cluster.child('api')}.{cluster.namespace}.svc:8081/api/v1",
+        },
+    }
+    if spec.dependencies.embedded is None:
+        status["components"] = parts
+    return {key: value for key, value in status.items() if value is not None}
+
+
+def _drain(pod: Pod) -> dict[str, Any]:
+    found: dict[str, Any] = {"pod": pod.name, "since": "", "reason": "Leaving"}
+    if pod.ends is not None:
+        found["since"] = pod.ends.isoformat().replace("+00:00", "Z")
+    if pod.connections is not None:
+        found["connections"] = pod.connections
+    return found

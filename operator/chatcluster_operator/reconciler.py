@@ -1,0 +1,349 @@
+"""Which ChatCluster is looked at when, and one look: read, plan, write, say. Knows neither kopf nor HTTP.
+
+Level-triggered: news only say *which* cluster to look at. A pass that failed is repeated with backoff; a spec that is
+wrong is told in a condition and not retried before it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
+from chatcluster_operator.names import Cluster, Component
+from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
+from chatcluster_operator.plan import Plan, plan
+from chatcluster_operator.render import OPTIONAL
+from chatcluster_operator.render.config import LINK_SECRET
+from chatcluster_operator.render.workloads import secrets_of
+from chatcluster_operator.scale import Wish
+from chatcluster_operator.spec import Spec
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Namespace and name of a ChatCluster."""
+WORKERS = 8
+"""Clusters that are looked at at the same time."""
+GATHER = 0.05
+"""Seconds for which news of one cluster are collected into one look."""
+MEASURES_AGE = 10.0
+"""Seconds for which what pods said of themselves counts."""
+
+Object = Mapping[str, Any]
+Measure = Callable[[str, Object], Awaitable[Mapping[str, float] | None]]
+"""The metrics of a pod (namespace, pod), or None when it does not answer."""
+
+KINDS: Mapping[str, str] = {
+    "ServiceAccount": "v1",
+    "ConfigMap": "v1",
+    "Service": "v1",
+    "Pod": "v1",
+    "Deployment": "apps/v1",
+    "StatefulSet": "apps/v1",
+    "Job": "batch/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "Ingress": "networking.k8s.io/v1",
+    "HorizontalPodAutoscaler": "autoscaling/v2",
+    "PodMonitor": "monitoring.coreos.com/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
+    "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "ScaledObject": "keda.sh/v1alpha1",
+}
+"""Of all kinds of children the version that is written and watched. Secrets are not: who watches them may read all."""
+
+
+@dataclass
+class Cache:
+    """What the watches told last."""
+
+    clusters: dict[Key, Object] = field(default_factory=dict)
+    children: dict[Key, dict[Child, Object]] = field(default_factory=dict)
+
+    def put(self, key: Key, thing: Object, *, gone: bool) -> None:
+        """A child that appeared, changed or went."""
+        mine = self.children.setdefault(key, {})
+        child = Child.of(thing)
+        if gone:
+            mine.pop(child, None)
+            if not mine:
+                self.children.pop(key, None)
+        else:
+            mine[child] = thing
+
+
+@dataclass
+class _Memory:
+    """Of one cluster between two looks: nothing that could not be lost."""
+
+    attempt: int = 0
+    wishes: dict[Component, deque[Wish]] = field(default_factory=dict)
+    measures: dict[str, tuple[float, Mapping[str, float] | None]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+
+class Reconciler:
+    """Runs looks. ``now`` and ``monotonic`` are clocks."""
+
+    def __init__(self, kube: Kube, cache: Cache, measure: Measure) -> None:
+        self._kube = kube
+        self.cache = cache
+        self._measure = measure
+        self._due: dict[Key, float] = {}
+        self._heap: list[tuple[float, Key]] = []
+        self._busy: set[Key] = set()
+        self._again: set[Key] = set()
+        self._memories: dict[Key, _Memory] = {}
+        self._wake = asyncio.Event()
+        self._kinds: frozenset[str] | None = None
+        self.passes = 0
+        self.failures = 0
+        self.seconds: deque[float] = deque(maxlen=10_000)
+        self.last = time.monotonic()
+
+    def look(self, key: Key, after: float = GATHER) -> None:
+        """Look at this one within ``after`` seconds."""
+        if key in self._busy:
+            self._again.add(key)
+            return
+        due = time.monotonic() + after
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._heap, (due, key))
+            self._wake.set()
+
+    @property
+    def writes(self) -> int:
+        """Requests that changed something, or tried to."""
+        return self._kube.writes
+
+    @property
+    def waiting(self) -> int:
+        """Clusters that are due."""
+        now = time.monotonic()
+        return sum(due <= now for due in self._due.values())
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        free = asyncio.Semaphore(WORKERS)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await free.acquire()
+                key = await self._next()
+                self._busy.add(key)
+                group.create_task(self._turn(key, free))
+
+    async def _next(self) -> Key:
+        while True:
+            while self._heap:
+                due, key = self._heap[0]
+                if self._due.get(key) != due:
+                    heapq.heappop(self._heap)  # it was brought forward, or is being looked at
+                    continue
+                wait = due - time.monotonic()
+                if wait <= 0:
+                    heapq.heappop(self._heap)
+                    del self._due[key]
+                    return key
+                break
+            self._wake.clear()
+            wait = self._heap[0][0] - time.monotonic() if self._heap else 3600.0
+            try:
+                async with asyncio.timeout(max(0.0, wait)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _turn(self, key: Key, free: asyncio.Semaphore) -> None:
+        memory = self._memories.setdefault(key, _Memory())
+        again: float | None
+        began = time.monotonic()
+        try:
+            again = await self._pass(key, memory)
+            memory.attempt = 0
+        except NotLeading:
+            again = None
+        except Trouble as trouble:
+            self.failures += 1
+            again = backoff(memory.attempt, trouble.retry_after)
+            memory.attempt += 1
+            log.warning("%s/%s: %s; again in %.1f s", *key, trouble, again)
+        except Exception:
+            self.failures += 1
+            again = 30.0
+            log.exception("%s/%s: a pass failed", *key)
+        finally:
+            self.seconds.append(time.monotonic() - began)
+            self.last = time.monotonic()
+            self.passes += 1
+            self._busy.discard(key)
+            free.release()
+        if key not in self.cache.clusters:
+            self._memories.pop(key, None)
+            self._again.discard(key)
+            return
+        if again is not None:
+            self.look(key, again)
+        if key in self._again:
+            self._again.discard(key)
+            self.look(key, GATHER)
+
+    # -- one look -----------------------------------------------------------------------------------------
+
+    async def _pass(self, key: Key, memory: _Memory) -> float | None:
+        raw = self.cache.clusters.get(key)
+        if raw is None or raw["metadata"].get("deletionTimestamp"):
+            return None  # its children go with it
+        kube = self._kube
+        cluster = Cluster(key[0], key[1], raw["metadata"]["uid"])
+        try:
+            spec = Spec.model_validate(raw["spec"])
+        except ValidationError as error:
+            await self._invalid(cluster, raw, error)
+            return None
+        if self._kinds is None:
+            self._kinds = await kube.kinds({kind: KINDS[kind] for kind in OPTIONAL})
+        children = dict(self.cache.children.get(key, {}))
+        for kind in sorted(self._kinds):
+            for thing in await kube.listed(KINDS[kind], kind, key[0], cluster.labels()):
+                children[Child.of(thing)] = thing
+        observed = await self._observe(key, cluster, spec, raw, children, memory)
+        now = time.monotonic()
+        made = plan(
+            cluster,
+            spec,
+            observed,
+            now=datetime.now(UTC),
+            monotonic=now,
+            wishes=memory.wishes,
+        )
+        for component, wish in made.wishes.items():
+            memory.wishes.setdefault(component, deque(maxlen=4000)).append(Wish(now, wish))
+        await self._carry_out(cluster, spec, made, observed, children)
+        await self._say(cluster, raw, made, memory)
+        return made.again
+
+    async def _observe(
+        self,
+        key: Key,
+        cluster: Cluster,
+        spec: Spec,
+        raw: Object,
+        children: Mapping[Child, Object],
+        memory: _Memory,
+    ) -> Observed:
+        secrets = await self._kube.secrets(key[0], secrets_of(cluster, spec))
+        pods = [thing for child, thing in children.items() if child.kind == "Pod"]
+        measures = await self._measures(key[0], pods, memory)
+        return Observed(
+            children=[child for child in children if child.kind != "Pod"],
+            workloads={
+                child.name: Workload.of(thing)
+                for child, thing in children.items()
+                if child.kind in ("Deployment", "StatefulSet")
+            },
+            migrations={child.name: Migration.of(thing) for child, thing in children.items() if child.kind == "Job"},
+            pods=tuple(Pod.of(thing, measures.get(thing["metadata"]["name"])) for thing in pods),
+            secrets=secrets,
+            kinds=self._kinds or frozenset(),
+            status=raw.get("status") or {},
+            generation=raw["metadata"]["generation"],
+        )
+
+    async def _measures(
+        self, namespace: str, pods: list[Object], memory: _Memory
+    ) -> Mapping[str, Mapping[str, float] | None]:
+        now = time.monotonic()
+        known = memory.measures
+        names = {pod["metadata"]["name"] for pod in pods}
+        for name in known.keys() - names:
+            del known[name]
+        asked = [pod for pod in pods if now - known.get(pod["metadata"]["name"], (-1e9, None))[0] > MEASURES_AGE]
+        found = await asyncio.gather(*(self._measure(namespace, pod) for pod in asked))
+        for pod, measures in zip(asked, found, strict=True):
+            known[pod["metadata"]["name"]] = (now, measures)
+        return {name: known[name][1] for name in names if name in known}
+
+    async def _carry_out(
+        self, cluster: Cluster, spec: Spec, made: Plan, observed: Observed, children: Mapping[Child, Object]
+    ) -> None:
+        kube = self._kube
+        link = cluster.child(LINK_SECRET)
+        if made.apply and link in secrets_of(cluster, spec) and link not in observed.secrets:
+            await kube.make_link_secret(cluster)
+            made.again = 0.5  # pods are described by it
+            made.apply = [one for one in made.apply if one["kind"] not in ("Deployment", "StatefulSet", "Job")]
+            made.events = []
+        costs = {
+            thing["metadata"]["name"]: (thing["metadata"].get("annotations") or {}).get(
+                "controller.kubernetes.io/pod-deletion-cost"
+            )
+            for child, thing in children.items()
+            if child.kind == "Pod"
+        }
+        for pod, cost in made.costs.items():
+            if costs.get(pod) != str(cost):
+                await kube.cost(cluster.namespace, pod, cost)
+        for wanted in made.apply:
+            if await kube.apply(wanted, children.get(Child.of(wanted))):
+                log.info(
+                    "%s/%s: applied %s %s", cluster.namespace, cluster.name, wanted["kind"], wanted["metadata"]["name"]
+                )
+        for child in made.delete:
+            await kube.delete(cluster.namespace, child)
+            log.info("%s/%s: deleted %s %s", cluster.namespace, cluster.name, child.kind, child.name)
+
+    async def _say(self, cluster: Cluster, raw: Object, made: Plan, memory: _Memory) -> None:
+        kube = self._kube
+        before = raw.get("status") or {}
+        for event in made.events:
+            text = f"{event.reason}: {event.message}"
+            if text not in memory.told:
+                memory.told.add(text)
+                await kube.event(cluster, event.kind, event.reason, event.message)
+        if not made.events:
+            memory.told.clear()
+        if before == made.status:
+            return
+        old = {one["type"]: one["status"] for one in before.get("conditions") or ()}
+        gone = {name: None for name in before if name not in made.status}
+        await kube.status(cluster, {**made.status, **gone})
+        # Until the watch tells it back, it stands as it was said.
+        self.cache.clusters[cluster.namespace, cluster.name] = {**raw, "status": made.status}
+        for one in made.status["conditions"]:
+            if old.get(one["type"]) not in (None, one["status"]):
+                bad = (one["status"] == "True") == (one["type"] in ("Degraded", "UpgradeBlocked"))
+                kind = "Warning" if bad and one["type"] in ("Degraded", "UpgradeBlocked", "Ready") else "Normal"
+                await kube.event(cluster, kind, one["reason"], f"{one['type']}={one['status']}: {one['message']}")
+
+    async def _invalid(self, cluster: Cluster, raw: Object, error: ValidationError) -> None:
+        """The API server took it (an older definition?), we cannot: said, and not tried again before it changes."""
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = f"spec.{where}: {first['msg']}"
+        status = raw.get("status") or {}
+        before = {one["type"]: one for one in status.get("conditions") or ()}
+        old = before.get("Ready", {})
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ready = {
+            "type": "Ready",
+            "status": "False",
+            "reason": "InvalidSpec",
+            "message": text[:1000],
+            "observedGeneration": raw["metadata"]["generation"],
+            "lastTransitionTime": old.get("lastTransitionTime", stamp) if old.get("status") == "False" else stamp,
+        }
+        if old != ready:
+            conditions = [*(one for kind, one in before.items() if kind != "Ready"), ready]
+            await self._kube.status(cluster, {"conditions": conditions, "phase": "InvalidSpec"})
+            await self._kube.event(cluster, "Warning", "InvalidSpec", text)

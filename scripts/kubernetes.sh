@@ -1,0 +1,75 @@
+#!/bin/bash
+# kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
+# kube-scheduler, kubectl), and kwok, helm, kubeconform by name, built from Go's modules into the cache. Repeatable.
+# Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
+set -euo pipefail
+K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
+ETCD=3.6.16
+CACHE=${CHATCLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/chatcluster}/kubernetes
+BIN=$CACHE/$K8S/bin
+export GOMODCACHE=$CACHE/go/mod GOCACHE=$CACHE/go/cache GOFLAGS="-mod=mod -trimpath -buildvcs=false" CGO_ENABLED=0
+export GOTOOLCHAIN=local GOBIN=$CACHE/tools
+mkdir -p "$BIN" "$GOBIN" "$CACHE/src/etcd" "$CACHE/src/$K8S"
+say() { printf -- '-- %s\n' "$*" >&2; }
+
+if ! command -v go >/dev/null; then
+    echo "kubernetes.sh: Go 1.24 or newer is needed to build Kubernetes (https://go.dev/dl)" >&2
+    exit 1
+fi
+exec 9>"$CACHE/lock"
+flock 9 # two that start at once build it once
+
+if [ ! -x "$BIN/etcd" ]; then
+    say "building etcd $ETCD"
+    cd "$CACHE/src/etcd"
+    printf 'module chatcluster.dev/build/etcd\n\ngo 1.24.0\n\nrequire go.etcd.io/etcd/server/v3 v%s\n' "$ETCD" >go.mod
+    go build -ldflags "-s -w" -o "$BIN/etcd.new" go.etcd.io/etcd/server/v3
+    mv "$BIN/etcd.new" "$BIN/etcd"
+fi
+
+PARTS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+for part in $PARTS; do
+    [ -x "$BIN/$part" ] && continue
+    say "building Kubernetes $K8S: $part (the first one takes minutes)"
+    cd "$CACHE/src/$K8S"
+    if [ ! -f go.mod ]; then
+        # Kubernetes' own modules are published apart, and its go.mod replaces them by folders that are not.
+        {
+            printf 'module chatcluster.dev/build/kubernetes\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n' "$K8S"
+            for module in api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider \
+                cluster-bootstrap code-generator component-base component-helpers controller-manager cri-api cri-client \
+                csi-translation-lib dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator \
+                kube-controller-manager kube-proxy kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission; do
+                printf '\tk8s.io/%s => k8s.io/%s v0.%s\n' "$module" "$module" "${K8S#1.}"
+            done
+            # Named by it and never compiled.
+            for module in sample-apiserver sample-cli-plugin sample-controller; do
+                mkdir -p "empty/$module"
+                printf 'module k8s.io/%s\n\ngo 1.24.0\n' "$module" >"empty/$module/go.mod"
+                printf '\tk8s.io/%s => ./empty/%s\n' "$module" "$module"
+            done
+            printf ')\n'
+        } >go.mod
+    fi
+    version=k8s.io/component-base/version
+    minor=${K8S#1.}
+    flags="-s -w -X $version.gitVersion=v$K8S -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}"
+    flags="$flags -X $version.gitTreeState=clean -X k8s.io/client-go/pkg/version.gitVersion=v$K8S"
+    go build -ldflags "$flags" -o "$BIN/$part.new" "k8s.io/kubernetes/cmd/$part"
+    mv "$BIN/$part.new" "$BIN/$part"
+done
+
+tool() { # NAME MODULE@VERSION
+    [ -x "$GOBIN/$1" ] && return
+    say "building $1"
+    go install -ldflags "-s -w" "$2"
+}
+for name in "$@"; do
+    case $name in
+    kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
+    kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
+    helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
+    *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
+    esac
+done
+echo "$BIN"

@@ -1,0 +1,324 @@
+"""A real Kubernetes control plane on this machine: etcd, API server with an audit log, controllers, scheduler.
+
+No node: pods are scheduled nowhere until a test gives them a node that does not exist and says that they are ready.
+Everything listens on 127.0.0.1, on free ports; data goes to a folder of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ADMIN = "admin"
+
+
+def binaries(*tools: str) -> Path:
+    """The folder of the binaries; builds them the first time, which takes minutes."""
+    script = subprocess.run([ROOT / "scripts/kubernetes.sh", *tools], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(script.stdout.strip().splitlines()[-1])
+
+
+def built() -> bool:
+    """Whether the control plane was built on this machine before."""
+    cache = (
+        os.environ.get("CHATCLUSTER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/chatcluster"
+    )
+    version = os.environ.get("CHATCLUSTER_KUBERNETES", "1.34.10")
+    return (Path(cache) / "kubernetes" / version / "bin/kubectl").exists()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Refused(Exception):
+    """The API server said no: its code and its words."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(f"{code}: {words}")
+        self.code = code
+        self.words = words
+
+
+class ControlPlane:
+    """Started by ``control_plane``."""
+
+    def __init__(self, folder: Path, bin_: Path) -> None:
+        self.folder = folder
+        self.bin = bin_
+        self.port = free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.kubeconfig = folder / "admin.conf"
+        self.audit = folder / "audit.log"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._tokens: dict[str, str] = {}
+        self._etcd = free_port()
+        self._context = ssl.create_default_context()
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        pki = self.folder / "pki"
+        pki.mkdir(parents=True)
+        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator"):
+            self._tokens[name] = secrets.token_hex(16)
+        groups = {ADMIN: "system:masters"}
+        lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]
+        (pki / "tokens.csv").write_text("\n".join(lines) + "\n")
+        _certificates(pki)
+        self._context.load_verify_locations(pki / "ca.crt")
+        policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+        (self.folder / "audit.yaml").write_text(json.dumps(policy))
+        self.config_for(ADMIN, self.kubeconfig)
+        peer = free_port()
+        self._run(
+            "etcd",
+            *("--name=e", f"--data-dir={self.folder}/etcd", "--unsafe-no-fsync", "--log-level=warn"),
+            f"--listen-client-urls=http://127.0.0.1:{self._etcd}",
+            f"--advertise-client-urls=http://127.0.0.1:{self._etcd}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-cluster=e=http://127.0.0.1:{peer}",
+        )
+        self.start_api()
+        self._wait()
+        for part, user in (
+            ("kube-controller-manager", "system:kube-controller-manager"),
+            ("kube-scheduler", "system:kube-scheduler"),
+        ):
+            conf = self.config_for(user, self.folder / f"{part}.conf")
+            extra = [
+                f"--service-account-private-key-file={pki}/sa.key",
+                "--use-service-account-credentials=true",
+                "--kube-api-qps=200",
+                "--kube-api-burst=400",
+            ]
+            self._run(
+                part,
+                f"--kubeconfig={conf}",
+                "--leader-elect=false",
+                f"--secure-port={free_port()}",
+                "--bind-address=127.0.0.1",
+                *(extra if part == "kube-controller-manager" else []),
+            )
+
+    def start_nodes(self, count: int = 6) -> None:
+        """Nodes that do not exist, by kwok: pods on them run, are ready and end when told, Jobs complete.
+
+        Their addresses are in 127.250.0.0/16, so that a test can answer for a pod.
+        """
+        stages = (self.bin.parent.parent / "go/mod/sigs.k8s.io/kwok@v0.8.0/kustomize/stage").resolve()
+        files = [
+            stages / "node/fast/node-initialize.yaml",
+            stages / "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
+            *sorted((stages / "pod/fast").glob("*.yaml")),
+        ]
+        config = self.folder / "kwok.yaml"
+        config.write_text("\n---\n".join(file.read_text() for file in files if file.name != "kustomization.yaml"))
+        self._run(
+            "kwok",
+            *(f"--kubeconfig={self.kubeconfig}", f"--config={config}", "--manage-all-nodes=true"),
+            *("--cidr=127.250.0.0/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=40"),
+            f"--server-address=127.0.0.1:{free_port()}",
+        )
+        room = {"cpu": "1000", "memory": "4Ti", "pods": "2000"}
+        for number in range(count):
+            name = f"node-{number}"
+            labels = {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "topology.kubernetes.io/zone": f"zone-{number % 3}",
+            }
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+            }
+            self.apply(f"/api/v1/nodes/{name}", node)
+            status = {"status": {"capacity": room, "allocatable": room}}
+            self.ask("PATCH", f"/api/v1/nodes/{name}/status", status, "application/merge-patch+json")
+
+    def start_api(self) -> None:
+        """The API server; also again, after ``stop_api``."""
+        pki = self.folder / "pki"
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd}",
+            *("--bind-address=127.0.0.1", f"--secure-port={self.port}", "--advertise-address=127.0.0.1"),
+            "--service-cluster-ip-range=10.96.0.0/16",
+            *(f"--tls-cert-file={pki}/api.crt", f"--tls-private-key-file={pki}/api.key"),
+            *(f"--token-auth-file={pki}/tokens.csv", "--authorization-mode=RBAC", "--allow-privileged=true"),
+            "--service-account-issuer=https://kubernetes.default.svc",
+            *(f"--service-account-key-file={pki}/sa.key", f"--service-account-signing-key-file={pki}/sa.key"),
+            *(f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder}/audit.yaml"),
+            "--audit-log-mode=blocking",
+        )
+
+    def stop_api(self) -> None:
+        """As if its machine were gone."""
+        self._end("kube-apiserver", signal.SIGKILL)
+
+    def stop(self) -> None:
+        for name in reversed(list(self._processes)):
+            self._end(name, signal.SIGTERM)
+
+    def _run(self, name: str, *options: str) -> None:
+        log = (self.folder / f"{name}.log").open("ab")
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+        self._processes[name] = subprocess.Popen(
+            [self._program(name), *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        )
+        log.close()
+
+    def _program(self, name: str) -> Path:
+        """Of Kubernetes itself, or of the tools beside it."""
+        own = self.bin / name
+        return own if own.exists() else self.bin.parent.parent / "tools" / name
+
+    def _end(self, name: str, how: signal.Signals) -> None:
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if self.raw("GET", "/readyz") == b"ok":
+                    return
+            except (OSError, Refused):
+                pass
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended: {(self.folder / f'{name}.log').read_text()[-3000:]}")
+            if time.monotonic() > deadline:
+                raise TimeoutError((self.folder / "kube-apiserver.log").read_text()[-3000:])
+            time.sleep(0.1)
+
+    def config_for(self, user: str, path: Path) -> Path:
+        """A kubeconfig."""
+        authority = base64.b64encode((self.folder / "pki/ca.crt").read_bytes()).decode() if user else ""
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [
+                        {"name": "c", "cluster": {"server": self.url, "certificate-authority-data": authority}}
+                    ],
+                    "users": [{"name": "u", "user": {"token": self._tokens[user]}}],
+                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                    "current-context": "x",
+                }
+            )
+        )
+        return path
+
+    # -- its API ------------------------------------------------------------------------------------------
+
+    def raw(
+        self, method: str, path: str, body: object = None, kind: str = "application/json", user: str = ADMIN
+    ) -> bytes:
+        """One request. Raises ``Refused``."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._tokens[user]}", "Content-Type": kind}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=20, context=self._context) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            words = error.read().decode(errors="replace")
+            with suppress(ValueError):
+                words = json.loads(words)["message"]
+            raise Refused(error.code, words) from None
+
+    def ask(
+        self, method: str, path: str, body: object = None, kind: str = "application/json", user: str = ADMIN
+    ) -> Any:
+        """The same, as objects."""
+        return json.loads(self.raw(method, path, body, kind, user))
+
+    def apply(self, path: str, body: object, manager: str = "tests") -> Any:
+        """Server-side apply."""
+        return self.ask("PATCH", f"{path}?fieldManager={manager}&force=true", body, "application/apply-patch+yaml")
+
+    def get(self, path: str) -> Any:
+        """An object, or None."""
+        try:
+            return self.ask("GET", path)
+        except Refused as refused:
+            if refused.code == 404:
+                return None
+            raise
+
+    def writes(self, user: str, since: float = 0.0) -> list[tuple[str, str]]:
+        """What a user changed, as (verb, path) from the audit log, Leases and Events aside."""
+        found = []
+        for line in self.audit.read_text().splitlines():
+            entry = json.loads(line)
+            if entry["stage"] != "ResponseComplete" or entry["user"]["username"] != user:
+                continue
+            if entry["verb"] in ("get", "list", "watch"):
+                continue
+            if (entry.get("objectRef") or {}).get("resource") in ("leases", "events"):
+                continue
+            if _seconds(entry["requestReceivedTimestamp"]) >= since:
+                found.append((entry["verb"], entry["requestURI"].partition("?")[0]))
+        return found
+
+
+def _seconds(stamp: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+def _certificates(pki: Path) -> None:
+    def openssl(*options: str) -> None:
+        subprocess.run(["openssl", *options], check=True, capture_output=True)
+
+    ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *ec, "-keyout", f"{pki}/ca.key", "-out", f"{pki}/ca.crt", "-days", "30", "-subj", "/CN=ca",
+            "-addext", "keyUsage=critical,keyCertSign,digitalSignature")  # fmt: skip
+    openssl("req", *ec, "-keyout", f"{pki}/api.key", "-out", f"{pki}/api.csr", "-subj", "/CN=kube-apiserver")
+    names = "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1"
+    (pki / "api.ext").write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
+    openssl("x509", "-req", "-in", f"{pki}/api.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
+            "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/api.ext", "-out", f"{pki}/api.crt")  # fmt: skip
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/sa.key")
+
+
+@contextmanager
+def control_plane(folder: Path, tools: Sequence[str] = ()) -> Iterator[ControlPlane]:
+    """For the time of the block."""
+    plane = ControlPlane(folder, binaries(*tools))
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+        shutil.rmtree(folder / "etcd", ignore_errors=True)

@@ -1,0 +1,155 @@
+"""Roll-outs of gateways, step by step: successors first, never more draining than allowed, and they end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatcluster_operator.names import VERSION, Cluster
+from chatcluster_operator.observed import Migration, Observed, Pod, Workload
+from chatcluster_operator.plan import plan
+from chatcluster_operator.render.workloads import deployment, gateway, migration, pods_of
+from chatcluster_operator.spec import Spec
+from clusters import SPEC, changed
+
+CLUSTER = Cluster("team", "main", "uid-1")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class World:
+    """A cluster that does what Deployments do, one pod at a time, when told to."""
+
+    wanted: dict[str, int] = field(default_factory=dict)
+    ready: dict[str, int] = field(default_factory=dict)
+    draining: int = 0
+    annotations: dict[str, dict] = field(default_factory=dict)
+
+    def carry_out(self, made):
+        for one in made.apply:
+            if one["kind"] == "Deployment" and "gateway-" in one["metadata"]["name"]:
+                name, count = one["metadata"]["name"], one["spec"]["replicas"]
+                self.wanted[name] = count
+                if "template" in one["spec"]:
+                    self.annotations[name] = one["spec"]["template"]["metadata"]["annotations"]
+                while self.ready.get(name, 0) > count:
+                    self.ready[name] -= 1
+                    self.draining += 1
+        for child in made.delete:
+            if child.kind == "Deployment":
+                assert not self.wanted.get(child.name), "a Deployment with pods is not deleted"
+                self.wanted.pop(child.name, None)
+
+    def a_pod_gets_ready(self):
+        for name, count in self.wanted.items():
+            if self.ready.get(name, 0) < count:
+                self.ready[name] = self.ready.get(name, 0) + 1
+                return
+
+    def a_drain_ends(self):
+        self.draining = max(0, self.draining - 1)
+
+    def observed(self, spec):
+        workloads = {}
+        for name, count in self.wanted.items():
+            ready = self.ready.get(name, 0)
+            workloads[name] = Workload(
+                name, count, ready, ready, ready, ready == count, "", self.annotations[name],
+                self.annotations[name][VERSION], name.rpartition("-")[2],
+            )  # fmt: skip
+        secrets = {"tokens": "a", "main-link": "b"}
+        for component in ("persister", "router", "presence"):
+            pods = pods_of(CLUSTER, spec, component, secrets)
+            name = deployment(CLUSTER, component, pods, 2)["metadata"]["name"]
+            notes = pods["metadata"]["annotations"]
+            workloads[name] = Workload(name, 2, 2, 2, 2, True, "", notes, notes[VERSION], "")
+        job = migration(CLUSTER, spec, secrets)["metadata"]["name"]
+        leaving = tuple(
+            Pod(f"leaving-{n}", "gateway", "", False, NOW + timedelta(minutes=5)) for n in range(self.draining)
+        )
+        return Observed(
+            workloads=workloads,
+            migrations={job: Migration(job, True, "")},
+            pods=leaving,
+            secrets=secrets,
+            generation=1,
+        )
+
+    @property
+    def serving(self):
+        return sum(self.ready.get(name, 0) for name in self.wanted)
+
+
+def spec_of(version, replicas, budget):
+    spec = changed(SPEC, "version", version)
+    spec = changed(spec, "router.replicas", 2)
+    spec = changed(spec, "gateway.drain", {"maxConcurrent": budget})
+    return Spec.model_validate(changed(spec, "gateway.replicas", replicas))
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(1, 3),
+    st.lists(st.sampled_from(["ready", "drained", "1.0.0", "1.1.0", "1.2.0"]), max_size=60),
+)
+def test_gateways_roll_within_the_budget_whatever_happens(replicas, budget, happens):
+    world, version = World(), "1.0.0"
+    for _ in range(3 * replicas + 3):
+        world.carry_out(
+            plan(CLUSTER, spec_of(version, replicas, budget), world.observed(spec_of(version, 1, 1)), now=NOW)
+        )
+        world.a_pod_gets_ready()
+    assert world.serving == replicas
+    # Edits, also back to what was before, in the middle of a roll-out; then everything calms down.
+    for what in [*happens, *["ready", "drained"] * (6 * replicas + 10)]:
+        if what == "ready":
+            world.a_pod_gets_ready()
+        elif what == "drained":
+            world.a_drain_ends()
+        else:
+            version = what
+        spec = spec_of(version, replicas, budget)
+        before = world.draining
+        world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+        assert world.serving >= replicas, "a successor was not ready"
+        assert world.draining <= max(budget, before)
+        assert sum(world.wanted.values()) <= replicas + 2 * budget
+    pods = pods_of(CLUSTER, spec, "gateway", {"tokens": "a", "main-link": "b"})
+    last = gateway(CLUSTER, pods, replicas)["metadata"]["name"]
+    assert {name: count for name, count in world.wanted.items() if count} == {last: replicas}
+    again = plan(CLUSTER, spec, world.observed(spec), now=NOW)
+    assert {one["type"]: one["status"] for one in again.status["conditions"]}["Progressing"] == "False"
+
+
+def test_a_time_of_transition_moves_only_with_the_status():
+    world, spec = World(), spec_of("1.0.0", 1, 1)
+    first = plan(CLUSTER, spec, world.observed(spec), now=NOW)
+    seen = world.observed(spec)
+    later = plan(CLUSTER, spec, Observed(**{**vars(seen), "status": first.status}), now=NOW + timedelta(hours=1))
+    assert later.status["conditions"] == first.status["conditions"]
+    world.carry_out(first)
+    world.a_pod_gets_ready()
+    seen = world.observed(spec)
+    up = plan(CLUSTER, spec, Observed(**{**vars(seen), "status": first.status}), now=NOW + timedelta(hours=1))
+    moved = {one["type"]: one["lastTransitionTime"] for one in up.status["conditions"]}
+    assert moved["Ready"] == "2026-01-01T01:00:00Z"
+    assert moved["Degraded"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_failed_migration_blocks_and_leaves_what_runs():
+    world, old, new = World(), spec_of("1.0.0", 2, 1), spec_of("1.1.0", 2, 1)
+    for _ in range(6):
+        world.carry_out(plan(CLUSTER, old, world.observed(old), now=NOW))
+        world.a_pod_gets_ready()
+    seen = world.observed(old)
+    job = migration(CLUSTER, new, seen.secrets)["metadata"]["name"]
+    failed = Observed(**{**vars(seen), "migrations": {job: Migration(job, False, "schema is newer")}})
+    made = plan(CLUSTER, new, failed, now=NOW)
+    said = {one["type"]: one for one in made.status["conditions"]}
+    assert (said["UpgradeBlocked"]["status"], said["UpgradeBlocked"]["reason"]) == ("True", "MigrationFailed")
+    assert "schema is newer" in said["UpgradeBlocked"]["message"]
+    assert [one for one in made.apply if one["kind"] == "Deployment"] == []
+    assert [child for child in made.delete if child.kind == "Deployment"] == []
