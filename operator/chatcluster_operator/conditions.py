@@ -29,6 +29,8 @@ class Facts:
     """By component why its roll-out does not get on."""
     components: dict[str, Workload | None] = field(default_factory=dict)
     gateways: tuple[Workload, ...] = ()
+    revision: str = ""
+    """Of the gateways that are wanted."""
     desired: dict[Any, int] = field(default_factory=dict)
     draining: list[Pod] = field(default_factory=list)
     late: list[Pod] = field(default_factory=list)

@@ -43,8 +43,9 @@ def settings_for(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 70  # a stream without even a bookmark is dead
-    settings.queueing.worker_limit = 50
-    settings.queueing.idle_timeout = 0.1  # with the default 5 s the limit would be ten objects a second
+    # No limit: every worker waits for all indices, so with more objects of a kind than workers a start never ends.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = 0.1  # a worker for each object, but for a moment
     settings.persistence.finalizer = f"{GROUP}/unused"
     settings.persistence.consistency_timeout = 0  # kopf writes nothing that it would have to wait for
 

@@ -84,7 +84,7 @@ class Kube:
             found.add(kind)
         return frozenset(found)
 
-    async def forget_kinds(self) -> None:
+    def forget_kinds(self) -> None:
         """Ask anew what kinds there are."""
         self._dynamic = None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from chatcluster_operator.names import REVISION, VERSION
+from chatcluster_operator.names import MANAGER, REVISION, VERSION
 
 Object = Mapping[str, Any]
 
@@ -42,6 +42,10 @@ class Workload:
     annotations: Mapping[str, str]
     version: str
     revision: str
+    config: str = ""
+    """The ConfigMap that its pods mount."""
+    scaled: bool = False
+    """Whether somebody else says how many."""
 
     @classmethod
     def of(cls, thing: Object) -> Workload:
@@ -70,7 +74,18 @@ class Workload:
             annotations=spec["template"]["metadata"].get("annotations") or {},
             version=(head.get("annotations") or {}).get(VERSION, ""),
             revision=(head.get("labels") or {}).get(REVISION, ""),
+            config=_config(spec["template"]),
+            scaled=any(
+                "f:replicas" in (one.get("fieldsV1") or {}).get("f:spec", {})
+                for one in head.get("managedFields") or ()
+                if one.get("manager") != MANAGER
+            ),
         )
+
+
+def _config(template: Object) -> str:
+    volumes = template["spec"].get("volumes") or ()
+    return next((one["configMap"]["name"] for one in volumes if one["name"] == "config"), "")
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,7 @@ class Migration:
     name: str
     done: bool
     failed: str
+    config: str = ""
 
     @classmethod
     def of(cls, thing: Object) -> Migration:
@@ -127,6 +143,7 @@ class Migration:
             thing["metadata"]["name"],
             "Complete" in true,
             (true["Failed"] or "it failed") if "Failed" in true else "",
+            _config(thing["spec"]["template"]),
         )
 
 

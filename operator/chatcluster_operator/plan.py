@@ -6,6 +6,7 @@ nothing to do says so. Order of a roll-out: migration, persister, router, presen
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -84,6 +85,8 @@ def plan(
         _embedded(cluster, spec, observed, made, facts)
     else:
         _components(cluster, spec, observed, made, facts, keep, now, monotonic, wishes or {})
+    keep |= {Child("v1", "ConfigMap", one.config) for one in observed.workloads.values()}
+    keep |= {Child("v1", "ConfigMap", one.config) for one in observed.migrations.values()}
     wanted = {Child.of(one) for one in made.apply} | keep
     made.delete = sorted(set(observed.children) - wanted, key=lambda one: (one.kind, one.name))
     made.status = _status(cluster, spec, observed, facts, now)
@@ -152,7 +155,10 @@ def _components(
             wanted = deployment(cluster, component, pods[component], replicas[component])
             scaling = spec.persister.autoscaling.mode if component == "persister" else "none"
             if scaling in ("hpa", "keda") and running:
-                del wanted["spec"]["replicas"]  # theirs from the first time on
+                if running[0].scaled:
+                    del wanted["spec"]["replicas"]  # theirs
+                else:  # left out before somebody else says it, it would become 1
+                    wanted["spec"]["replicas"] = running[0].wanted
             made.apply.append(wanted)
             settled = bool(running) and running[0].settled and not _differs(pods[component], running)
         if not settled:
@@ -272,12 +278,16 @@ def _gateways(
 ) -> bool:
     """One step of the gateways: successors first, then as many leave as the budget lets drain."""
     budget = spec.gateway.drain.max_concurrent
-    room = max(0, budget - len(facts.draining))
     revision = revision_of(pods)
     running = _running(cluster, observed, "gateway")
+    alive = Counter(pod.revision for pod in observed.pods if pod.component == "gateway" and pod.ends is None)
+    # Who was told to go but is not seen going yet drains, too.
+    leaving = sum(max(0, max(one.total, alive[one.revision]) - one.wanted) for one in running)
+    room = max(0, budget - len(facts.draining) - leaving)
     new = next((one for one in running if one.revision == revision), None)
     old = [one for one in running if one.revision != revision]
     facts.gateways = tuple(running)
+    facts.revision = revision
     have, ready = (new.wanted, min(new.ready, new.wanted)) if new is not None else (0, 0)
     before = sum(one.wanted for one in old)
     if not old:
@@ -331,8 +341,12 @@ def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now:
         parts[name] = {
             "desired": facts.desired.get(name, 0),
             "ready": sum(one.ready for one in many),
-            "updated": sum(one.updated for one in many if not one.revision or one is many[-1]),
-            "revision": many[-1].revision or many[-1].annotations.get(CONFIG_HASH, "") if many else "",
+            "updated": sum(one.updated for one in many if one.revision in ("", facts.revision)),
+            "revision": facts.revision
+            if name == "gateway"
+            else many[0].annotations.get(CONFIG_HASH, "")
+            if many
+            else "",
         }
         if name == "gateway":
             parts[name]["connections"] = sum(pod.connections or 0 for pod in mine)
@@ -361,9 +375,9 @@ def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now:
 
 
 def _drain(pod: Pod) -> dict[str, Any]:
-    found: dict[str, Any] = {"pod": pod.name, "since": "", "reason": "Leaving"}
+    found: dict[str, Any] = {"pod": pod.name}
     if pod.ends is not None:
-        found["since"] = pod.ends.isoformat().replace("+00:00", "Z")
+        found["until"] = pod.ends.isoformat().replace("+00:00", "Z")
     if pod.connections is not None:
         found["connections"] = pod.connections
     return found

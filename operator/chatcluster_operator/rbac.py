@@ -24,8 +24,6 @@ TABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("networking.k8s.io", "networkpolicies", _KEEP, "who may speak to whom"),
     ("networking.k8s.io", "ingresses", _KEEP, "the way in"),
     ("autoscaling", "horizontalpodautoscalers", _KEEP, "mode hpa"),
-    ("monitoring.coreos.com", "podmonitors", _KEEP, "where Prometheus' operator is"),
-    ("monitoring.coreos.com", "prometheusrules", _KEEP, "where Prometheus' operator is"),
     ("gateway.networking.k8s.io", "httproutes", _KEEP, "where the Gateway API is"),
     ("keda.sh", "scaledobjects", _KEEP, "mode keda"),
     ("events.k8s.io", "events", ("create",), "what happened and why"),

@@ -36,6 +36,8 @@ WORKERS = 8
 """Clusters that are looked at at the same time."""
 GATHER = 0.05
 """Seconds for which news of one cluster are collected into one look."""
+KINDS_AGE = 300.0
+"""Seconds for which it is believed what optional kinds the cluster has."""
 MEASURES_AGE = 10.0
 """Seconds for which what pods said of themselves counts."""
 
@@ -55,8 +57,6 @@ KINDS: Mapping[str, str] = {
     "NetworkPolicy": "networking.k8s.io/v1",
     "Ingress": "networking.k8s.io/v1",
     "HorizontalPodAutoscaler": "autoscaling/v2",
-    "PodMonitor": "monitoring.coreos.com/v1",
-    "PrometheusRule": "monitoring.coreos.com/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
     "ScaledObject": "keda.sh/v1alpha1",
 }
@@ -105,7 +105,8 @@ class Reconciler:
         self._again: set[Key] = set()
         self._memories: dict[Key, _Memory] = {}
         self._wake = asyncio.Event()
-        self._kinds: frozenset[str] | None = None
+        self._kinds: frozenset[str] = frozenset()
+        self._kinds_at = float("-inf")
         self.passes = 0
         self.failures = 0
         self.seconds: deque[float] = deque(maxlen=10_000)
@@ -211,8 +212,10 @@ class Reconciler:
         except ValidationError as error:
             await self._invalid(cluster, raw, error)
             return None
-        if self._kinds is None:
+        if time.monotonic() - self._kinds_at > KINDS_AGE:
+            kube.forget_kinds()
             self._kinds = await kube.kinds({kind: KINDS[kind] for kind in OPTIONAL})
+            self._kinds_at = time.monotonic()
         children = dict(self.cache.children.get(key, {}))
         for kind in sorted(self._kinds):
             for thing in await kube.listed(KINDS[kind], kind, key[0], cluster.labels()):
@@ -255,7 +258,7 @@ class Reconciler:
             migrations={child.name: Migration.of(thing) for child, thing in children.items() if child.kind == "Job"},
             pods=tuple(Pod.of(thing, measures.get(thing["metadata"]["name"])) for thing in pods),
             secrets=secrets,
-            kinds=self._kinds or frozenset(),
+            kinds=self._kinds,
             status=raw.get("status") or {},
             generation=raw["metadata"]["generation"],
         )

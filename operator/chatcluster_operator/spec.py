@@ -276,19 +276,29 @@ class ScaleDown(Model):
     stabilization_seconds: int = Field(600, ge=0, le=3600, description="How long it must be too much before one goes.")
 
 
-_BOUNDS = rule("self.min <= self.max", "min must not exceed max")
+class Autoscaling(Model):
+    """Who decides how many, and within what."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("self.min <= self.max", "min must not exceed max"),
+            rule("self.mode != 'keda' || has(self.prometheusAddress)", "mode keda needs prometheusAddress"),
+        )
+    )
+    mode: Mode = "none"
+    scale_down: ScaleDown = ScaleDown()
+    prometheus_address: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=500)] | None = Field(
+        None, description="Where KEDA asks for the pods' metrics."
+    )
 
 
-class GatewayAutoscaling(Model):
+class GatewayAutoscaling(Autoscaling):
     """Gateways follow their connections: CPU is flat for idle sockets."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_BOUNDS))
-    mode: Mode = "none"
     min: int = Field(3, ge=1, le=10_000)
     max: int = Field(200, ge=1, le=10_000)
     target_connections_percent: int = Field(70, ge=10, le=95, description="Of capacity.connectionsPerPod.")
     headroom_percent: int = Field(20, ge=0, le=100, description="Pods above what the connections of now need.")
-    scale_down: ScaleDown = ScaleDown()
 
 
 class Capacity(Model):
@@ -362,15 +372,12 @@ class Router(Component):
     replicas: Replicas = 3
 
 
-class PersisterAutoscaling(Model):
+class PersisterAutoscaling(Autoscaling):
     """Persisters follow the log's lag, up to one per partition."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_BOUNDS))
-    mode: Mode = "none"
     min: int = Field(2, ge=1, le=10_000)
     max: int = Field(16, ge=1, le=10_000)
     lag_per_replica: int = Field(10_000, ge=1, le=100_000_000, description="Records not yet stored.")
-    scale_down: ScaleDown = ScaleDown()
 
 
 class Persister(Component):
@@ -385,12 +392,26 @@ class Presence(Component):
 # -- around it ------------------------------------------------------------------------------------------------------
 
 
-class Observability(Model):
-    """Objects for Prometheus' operator and Grafana; made where their CRDs are there."""
+Section = dict[str, Any]
 
-    pod_monitor: bool = True
-    prometheus_rules: bool = True
-    dashboards: bool = False
+
+class Settings(Model):
+    """Settings by section and key, as in docs/settings.md; they go before what the rest of the spec says."""
+
+    gateway: Section | None = None
+    sessions: Section | None = None
+    router: Section | None = None
+    persister: Section | None = None
+    presence: Section | None = None
+    push: Section | None = None
+    redis: Section | None = None
+    presence_redis: Section | None = None
+    kafka: Section | None = None
+    cassandra: Section | None = None
+    routers: Section | None = None
+    presences: Section | None = None
+    link: Section | None = None
+    logging: Section | None = None
 
 
 class NetworkPolicy(Model):
@@ -426,9 +447,6 @@ class Spec(Model):
     router: Router = Router()
     persister: Persister = Persister()
     presence: Presence = Presence()
-    settings: dict[str, dict[str, Any]] | None = Field(
-        None, description="Settings of the roles by section and key, as in docs/settings.md; they go before the rest."
-    )
-    observability: Observability = Observability()
+    settings: Settings = Field(Settings(), description="Further settings of the roles (docs/settings.md).")
     network_policy: NetworkPolicy = NetworkPolicy()
     paused: bool = Field(False, description="The operator writes nothing but the status.")

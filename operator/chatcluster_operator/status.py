@@ -55,9 +55,8 @@ class DrainStatus(Model):
     """A gateway that leaves."""
 
     pod: str
-    since: str
+    until: str = Field("", description="When the kubelet ends it, drained or not.")
     connections: int | None = None
-    reason: str = ""
 
 
 class Endpoints(Model):

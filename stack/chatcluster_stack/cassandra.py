@@ -14,7 +14,7 @@ from chatcluster_stack.processes import Group, Node
 _TOKENS = {1: [0], 3: [-9223372036854775808, -3074457345618258603, 3074457345618258602]}
 # One node has the only copy: what it acknowledged must outlive it. Three have it elsewhere.
 _SYNC = {
-    # With group every row holds a writer for the window: 16 writers are 3,000 rows/s at most, on an idle machine.
+    # With group every row holds a writer for the window: with 16 writers the machine stood idle.
     1: {"commitlog_sync": "group", "commitlog_sync_group_window": "5ms", "concurrent_writes": "256"},
     3: {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms", "concurrent_writes": "16"},
 }

@@ -39,6 +39,7 @@ CREATED = [
     ("gateway.autoscaling", {"min": 5, "max": 4}, "min must not exceed max"),
     ("persister.autoscaling", {"min": 5, "max": 4}, "min must not exceed max"),
     ("persister.autoscaling", {"max": 17}, "persister.autoscaling.max must not exceed the partitions of messages"),
+    ("gateway.autoscaling", {"mode": "keda"}, "mode keda needs prometheusAddress"),
     ("gateway.drain", {"propagationSeconds": 30, "deadlineSeconds": 30}, "deadlineSeconds must be longer"),
     (
         "gateway.exposure",
@@ -63,6 +64,7 @@ TAKEN = [
     ("dependencies.kafka.tls", {"caSecretRef": {"name": "kafka-ca", "key": "ca.crt"}}),
     ("gateway.autoscaling", {"mode": "builtin", "min": 4, "max": 4}),
     ("persister.autoscaling", {"max": 16}),
+    ("persister.autoscaling", {"mode": "keda", "prometheusAddress": "http://prometheus:9090"}),
     ("gateway.drain", {"propagationSeconds": 29, "deadlineSeconds": 30}),
     ("gateway.exposure", {"ingress": {"host": "a.example"}}),
     ("settings", {"router": {"sends_per_second": 50.0}, "push": {"enabled": True}}),
@@ -95,11 +97,14 @@ def test_what_names_the_data_cannot_be_changed(plane, namespace, path, value, wo
 
 
 def test_a_field_that_nobody_knows_is_refused_when_asked_strictly(plane, namespace):
-    body = {**cluster(namespace), "spec": {**SPEC, "gatway": {}}}
     path = path_of(namespace).rpartition("/")[0]
-    with pytest.raises(Refused) as told:
-        plane.ask("POST", f"{path}?fieldValidation=Strict", body)
-    assert 'unknown field "spec.gatway"' in told.value.words
+    for more, words in (
+        ({"gatway": {}}, 'unknown field "spec.gatway"'),
+        ({"settings": {"ruter": {}}}, 'unknown field "spec.settings.ruter"'),
+    ):
+        with pytest.raises(Refused) as told:
+            plane.ask("POST", f"{path}?fieldValidation=Strict", {**cluster(namespace), "spec": {**SPEC, **more}})
+        assert words in told.value.words
 
 
 def test_defaults_are_filled_in_and_the_scale_subresource_scales_gateways(plane, namespace):

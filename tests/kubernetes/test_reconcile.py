@@ -6,26 +6,10 @@ import time
 
 import pytest
 
-from clusters import SPEC, changed, cluster, path_of
+from clusters import SPEC, changed, cluster, conditions, path_of, ready, secret
 from operating import until
 
 pytestmark = pytest.mark.slow
-
-
-def secret(plane, namespace, name="tokens", value="00" * 32):
-    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"secret": value}}
-    plane.apply(f"/api/v1/namespaces/{namespace}/secrets/{name}", body)
-
-
-def conditions(plane, namespace):
-    status = plane.get(path_of(namespace)).get("status") or {}
-    return {one["type"]: one for one in status.get("conditions") or ()}
-
-
-def ready(plane, namespace):
-    found = conditions(plane, namespace).get("Ready", {})
-    generation = plane.get(path_of(namespace))["metadata"]["generation"]
-    return found.get("status") == "True" and found["observedGeneration"] == generation
 
 
 def deployments(plane, namespace):

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from clusters import SPEC, changed, cluster, path_of
+from clusters import SPEC, changed, cluster, path_of, ready, secret
 from operating import operating, until
 
 pytestmark = pytest.mark.slow
@@ -40,18 +40,6 @@ def leads(process):
             return "chatcluster_operator_leads 1.0" in answer.read().decode()
     except OSError:
         return False  # it is about to start
-
-
-def ready(plane, namespace):
-    found = plane.get(path_of(namespace))
-    conditions = {one["type"]: one for one in (found.get("status") or {}).get("conditions") or ()}
-    one = conditions.get("Ready", {})
-    return one.get("status") == "True" and one["observedGeneration"] == found["metadata"]["generation"]
-
-
-def secret(plane, namespace):
-    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tokens"}, "stringData": {"secret": "00" * 32}}
-    plane.apply(f"/api/v1/namespaces/{namespace}/secrets/tokens", body)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -87,7 +75,7 @@ def test_the_api_server_goes_away_and_comes_back(plane, namespace, tmp_path):
         plane.stop_api()
         code = process.wait(60)
         plane.start_api()
-        plane._wait()
+        plane.wait()
         assert code == 3
     with operating(plane, tmp_path) as process:
         # Away for a moment: it goes on.
@@ -95,8 +83,20 @@ def test_the_api_server_goes_away_and_comes_back(plane, namespace, tmp_path):
         plane.stop_api()
         time.sleep(2)
         plane.start_api()
-        plane._wait()
+        plane.wait()
         plane.apply(path_of(namespace), {**cluster(namespace), "spec": changed(SPEC, "router.replicas", 4)})
         until(lambda: ready(plane, namespace), 120)
         router = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/main-router")
         assert router["spec"]["replicas"] == 4
+
+
+def test_it_starts_where_there_is_much_already(plane, namespace, tmp_path):
+    """More objects of a kind than kopf would have workers, if they were limited."""
+    labels = {"app.kubernetes.io/managed-by": "chatcluster-operator", "app.kubernetes.io/instance": "other"}
+    for number in range(120):
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"c{number}", "labels": labels}}
+        plane.apply(f"/api/v1/namespaces/{namespace}/configmaps/c{number}", body)
+    secret(plane, namespace)
+    plane.apply(path_of(namespace), cluster(namespace))
+    with operating(plane, tmp_path):
+        until(lambda: ready(plane, namespace), 90)

@@ -236,6 +236,18 @@ async def test_a_driver_that_owes_a_report_is_replaced(brokers):
         assert isinstance(load.outcomes[after], Receipt)
 
 
+async def test_a_loop_that_takes_no_reports_does_not_make_the_driver_owe_them(brokers):
+    async with opened(brokers.address) as (load, _):
+        load.append()
+        await load.settled()
+        load.log._patience = 0.5
+        load.append()
+        time.sleep(3)  # noqa: ASYNC251 - the fault
+        load.log._patience = 60.0
+        await load.settled()
+        assert load.log._rebuilt.value == 0
+
+
 async def test_a_producer_with_a_fatal_error_is_replaced_and_what_it_had_is_reported(brokers):
     async with opened(brokers.address) as (load, reader):
         node(brokers, 2).pause()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from control_plane import ControlPlane
+
 SPEC: dict[str, Any] = {
     "version": "1.0.0",
     "auth": {"secretRef": {"name": "tokens", "key": "secret"}},
@@ -45,3 +47,22 @@ def cluster(namespace: str, name: str = "main", **spec: Any) -> dict[str, Any]:
 def path_of(namespace: str, name: str = "main") -> str:
     """Where the API has it."""
     return f"/apis/chatcluster.dev/v1/namespaces/{namespace}/chatclusters/{name}"
+
+
+def secret(plane: ControlPlane, namespace: str, name: str = "tokens", value: str = "00" * 32) -> None:
+    """The Secret that ``SPEC`` names."""
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"secret": value}}
+    plane.apply(f"/api/v1/namespaces/{namespace}/secrets/{name}", body)
+
+
+def conditions(plane: ControlPlane, namespace: str) -> dict[str, Any]:
+    """Of the ChatCluster, by type."""
+    status = plane.get(path_of(namespace)).get("status") or {}
+    return {one["type"]: one for one in status.get("conditions") or ()}
+
+
+def ready(plane: ControlPlane, namespace: str) -> bool:
+    """Whether it is as its newest spec says."""
+    found = conditions(plane, namespace).get("Ready", {})
+    generation = plane.get(path_of(namespace))["metadata"]["generation"]
+    return found.get("status") == "True" and found["observedGeneration"] == generation

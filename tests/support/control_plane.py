@@ -99,7 +99,7 @@ class ControlPlane:
             f"--initial-cluster=e=http://127.0.0.1:{peer}",
         )
         self.start_api()
-        self._wait()
+        self.wait()
         for part, user in (
             ("kube-controller-manager", "system:kube-controller-manager"),
             ("kube-scheduler", "system:kube-scheduler"),
@@ -204,7 +204,8 @@ class ControlPlane:
             process.kill()
             process.wait()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until the API server answers."""
         deadline = time.monotonic() + 120
         while True:
             try:

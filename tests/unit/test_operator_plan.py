@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatcluster_operator.names import VERSION, Cluster
-from chatcluster_operator.observed import Migration, Observed, Pod, Workload
+from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import plan
 from chatcluster_operator.render.workloads import deployment, gateway, migration, pods_of
 from chatcluster_operator.spec import Spec
@@ -153,3 +153,64 @@ def test_a_failed_migration_blocks_and_leaves_what_runs():
     assert "schema is newer" in said["UpgradeBlocked"]["message"]
     assert [one for one in made.apply if one["kind"] == "Deployment"] == []
     assert [child for child in made.delete if child.kind == "Deployment"] == []
+
+
+def up(spec):
+    world = World()
+    for _ in range(12):
+        world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+        world.a_pod_gets_ready()
+    return world
+
+
+def but(seen, **others):
+    return Observed(**{**vars(seen), **others})
+
+
+def test_the_emptiest_gateway_costs_least():
+    spec = spec_of("1.0.0", 3, 1)
+    seen = up(spec).observed(spec)
+    pods = tuple(
+        Pod(f"p{n}", "gateway", "", True, None, {"chatcluster_gateway_sockets": float(n * 100)}) for n in range(3)
+    )
+    assert plan(CLUSTER, spec, but(seen, pods=pods), now=NOW).costs == {}, "nobody has to go"
+    fewer = plan(CLUSTER, spec_of("1.0.0", 2, 1), but(seen, pods=pods), now=NOW)
+    assert fewer.costs == {"p0": 0, "p1": 100, "p2": 200}
+
+
+def test_who_was_told_to_go_and_is_not_seen_going_counts_as_draining():
+    spec = spec_of("1.0.0", 3, 1)
+    seen = up(spec).observed(spec)
+    [name] = [name for name in seen.workloads if "gateway-" in name]
+    going = replace(seen.workloads[name], wanted=2)  # its controller still has three
+    made = plan(CLUSTER, spec_of("1.0.0", 1, 1), but(seen, workloads={**seen.workloads, name: going}), now=NOW)
+    [found] = [one for one in made.apply if one["metadata"]["name"] == name]
+    assert found["spec"]["replicas"] == 2
+
+
+def test_who_scales_says_how_many():
+    spec = spec_of("1.0.0", 1, 1)
+    hpa = Spec.model_validate(
+        {**spec.model_dump(by_alias=True, exclude_none=True), "persister": {"autoscaling": {"mode": "hpa"}}}
+    )
+    seen = up(spec).observed(spec)
+    name = "main-persister"
+
+    def persister(**others):
+        workloads = {**seen.workloads, name: replace(seen.workloads[name], wanted=7, **others)}
+        made = plan(CLUSTER, hpa, but(seen, workloads=workloads), now=NOW)
+        [found] = [one for one in made.apply if (one["kind"], one["metadata"]["name"]) == ("Deployment", name)]
+        return found["spec"].get("replicas")
+
+    assert persister(scaled=True) is None
+    assert persister(scaled=False) == 7, "left out while nobody else says it, it would become 1"
+
+
+def test_settings_of_who_still_runs_stay():
+    spec = spec_of("1.0.0", 1, 1)
+    seen = up(spec).observed(spec)
+    running = replace(seen.workloads["main-router"], config="main-router-config-before")
+    children = [Child("v1", "ConfigMap", f"main-router-config-{which}") for which in ("before", "long-ago")]
+    workloads = {**seen.workloads, "main-router": running}
+    made = plan(CLUSTER, spec, but(seen, workloads=workloads, children=children), now=NOW)
+    assert [child.name for child in made.delete] == ["main-router-config-long-ago"]

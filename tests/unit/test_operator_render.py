@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from chatcluster.app.authentication import AuthSection
+from chatcluster.app.embedded import Settings
+from chatcluster.app.platform_settings import settings_from
 from chatcluster.app.roles.settings import cluster_settings
+from chatcluster.app.settings import convert
 from chatcluster_operator.names import COMPONENTS, Cluster
 from chatcluster_operator.rbac import TABLE
 from chatcluster_operator.reconciler import KINDS
@@ -47,7 +51,8 @@ def everything():
 def test_the_runtime_takes_what_is_rendered(component):
     told = config(CLUSTER, parsed(everything()), component)
     settings = cluster_settings(tomllib.loads(told.toml()))
-    assert settings.router.sends_per_second == 50.0
+    if component in ("gateway", "router"):
+        assert settings.router.sends_per_second == 50.0
     if component in ("router", "persister", "migrate"):
         assert settings.kafka.message_partitions == 16
         assert settings.kafka.password_file == "/etc/chatcluster-secrets/login/password"
@@ -60,6 +65,35 @@ def test_the_runtime_takes_what_is_rendered(component):
         assert settings.routers.addresses == ("dns:main-router.team.svc:8090",)
         assert settings.auth.jwks_url == "https://id.example/k"
         assert settings.gateway.origins == {"https://app.example"}
+
+
+def test_the_embedded_platform_takes_what_is_rendered():
+    spec = changed(everything(), "dependencies", {"embedded": {}})
+    spec = changed(spec, "settings.logging", {"level": "debug"})
+    sections = tomllib.loads(config(CLUSTER, parsed(spec), "embedded").toml())
+    auth = convert("auth", sections.pop("auth"), AuthSection)
+    settings = settings_from(sections, Settings)
+    assert (auth.audience, settings.router.sends_per_second) == ("chat", 50.0)
+    [container] = embedded(CLUSTER, parsed(spec), {})["spec"]["template"]["spec"]["containers"]
+    assert "env" not in container, "it has no section [process]"
+
+
+def test_a_setting_rolls_only_who_reads_it():
+    before = {part: config(CLUSTER, parsed(SPEC), part).toml() for part in (*COMPONENTS, "migrate")}
+
+    def rolled(section, values):
+        spec = parsed(changed(SPEC, "settings", {section: values}))
+        return {part for part, text in before.items() if config(CLUSTER, spec, part).toml() != text}
+
+    assert rolled("persister", {"loads": 32}) == {"persister"}
+    assert rolled("sessions", {"in_flight": 32}) == {"gateway"}
+    assert rolled("kafka", {"linger_ms": 2.0}) == {"router", "persister", "migrate"}
+    assert rolled("logging", {"level": "debug"}) == set(before)
+    routing = parsed(changed(SPEC, "routing", {"inboxFanoutLimit": 600}))
+    assert {part for part, text in before.items() if config(CLUSTER, routing, part).toml() != text} == {
+        "router",
+        "persister",
+    }
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

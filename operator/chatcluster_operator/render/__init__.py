@@ -9,7 +9,7 @@ from chatcluster_operator.render.scaling import scalers
 from chatcluster_operator.render.workloads import account, budgets, configs
 from chatcluster_operator.spec import Spec
 
-OPTIONAL = frozenset({"PodMonitor", "PrometheusRule", "HTTPRoute", "ScaledObject"})
+OPTIONAL = frozenset({"HTTPRoute", "ScaledObject"})
 """Kinds that are applied where the cluster has their definitions."""
 
 

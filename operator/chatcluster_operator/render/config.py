@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatcluster_operator.names import LINK, Cluster, Component
+from chatcluster_operator.names import LINK, Cluster, Component, hash_of
 from chatcluster_operator.spec import Cassandra, Kafka, Redis, SecretKey, Spec, Tls
 
 FOLDER = "/etc/chatcluster"
@@ -51,10 +51,11 @@ def config(cluster: Cluster, spec: Spec, component: Component | str) -> Told:
     told = Told()
     needs = _NEEDS[component]
     sections = told.sections
-    sections["routing"] = {
-        "inbox_fanout_limit": spec.routing.inbox_fanout_limit,
-        "hysteresis": spec.routing.hysteresis,
-    }
+    if "routing" in needs:
+        sections["routing"] = {
+            "inbox_fanout_limit": spec.routing.inbox_fanout_limit,
+            "hysteresis": spec.routing.hysteresis,
+        }
     given = spec.dependencies
     if "redis" in needs and given.redis is not None:
         sections["redis"] = _redis(told, cluster, given.redis)
@@ -73,7 +74,7 @@ def config(cluster: Cluster, spec: Spec, component: Component | str) -> Told:
     link = SecretKey(name=cluster.child(LINK_SECRET), key="secret")
     if "link" in needs:
         sections["link"] = {"listen": f"0.0.0.0:{LINK}", "secret_file": told.file(link)}
-    if "links" in needs:
+    if "routers" in needs:
         for section, of in (("routers", "router"), ("presences", "presence")):
             sections[section] = {
                 "addresses": [f"dns:{cluster.child(of)}.{cluster.namespace}.svc:{LINK}"],
@@ -89,23 +90,41 @@ def config(cluster: Cluster, spec: Spec, component: Component | str) -> Told:
             drain_deadline=float(drain.deadline_seconds),
         )
         grace = drain.deadline_seconds + 5
-    sections["process"] = {"grace": float(grace)}
-    for section, values in (spec.settings or {}).items():
-        sections.setdefault(section, {}).update(values)
+    if component != "embedded":
+        sections["process"] = {"grace": float(grace)}
+    for section in sorted(needs):
+        values = getattr(spec.settings, section, None)
+        if values and (section in sections or section != "presence_redis"):  # without an address it is none
+            sections.setdefault(section, {}).update(values)
     return told
+
+
+def config_name(cluster: Cluster, component: Component | str, told: Told) -> str:
+    """Of the ConfigMap with these settings. It never changes: who is not rolled yet keeps what it was started with."""
+    return cluster.child(f"{component}-config-{hash_of(told.toml())}")
 
 
 GRACE = 60
 """Seconds that a component other than the gateway may take to leave."""
 
+_EACH = frozenset({"logging"})
 _NEEDS: Mapping[str, frozenset[str]] = {
-    "gateway": frozenset({"redis", "presence_redis", "cassandra", "auth", "links"}),
-    "router": frozenset({"redis", "presence_redis", "kafka", "cassandra", "api", "link"}),
-    "persister": frozenset({"redis", "presence_redis", "kafka", "cassandra"}),
-    "presence": frozenset({"redis", "presence_redis", "link"}),
-    "migrate": frozenset({"kafka", "cassandra"}),
-    "embedded": frozenset({"auth", "api"}),
+    "gateway": frozenset(
+        # what clients are told of limits is the router's
+        {"gateway", "sessions", "router", "routers", "presences", "redis", "presence_redis", "cassandra", "auth"}
+    )
+    | _EACH,
+    "router": frozenset({"router", "routing", "redis", "presence_redis", "kafka", "cassandra", "api", "link"}) | _EACH,
+    "persister": frozenset(
+        {"persister", "push", "presence", "routing", "redis", "presence_redis", "kafka", "cassandra"}
+    )
+    | _EACH,
+    "presence": frozenset({"presence", "redis", "presence_redis", "link"}) | _EACH,
+    "migrate": frozenset({"kafka", "cassandra"}) | _EACH,
+    # The key of its server API is made in its data folder.
+    "embedded": frozenset({"gateway", "sessions", "router", "persister", "presence", "push", "routing", "auth"}),
 }
+"""Sections that a component reads. What it does not read does not roll it."""
 
 
 def _redis(told: Told, cluster: Cluster, redis: Redis) -> dict[str, Any]:

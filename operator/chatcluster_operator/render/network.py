@@ -127,7 +127,7 @@ def _jwks() -> Object:
 
 
 def _webhook(spec: Spec) -> list[Object]:
-    return [_jwks()] if (spec.settings or {}).get("push", {}).get("webhook_url") else []
+    return [_jwks()] if (spec.settings.push or {}).get("webhook_url") else []
 
 
 def _ports_of(addresses: list[str], usual: int) -> set[int]:

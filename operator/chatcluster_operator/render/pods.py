@@ -19,7 +19,7 @@ from chatcluster_operator.names import (
     Component,
     hash_of,
 )
-from chatcluster_operator.render.config import FOLDER, GRACE, SECRETS, Told
+from chatcluster_operator.render.config import FOLDER, GRACE, SECRETS, Told, config_name
 from chatcluster_operator.spec import Component as Shape
 from chatcluster_operator.spec import Resources, Spec
 
@@ -79,9 +79,6 @@ def template(
         "image": image_of(spec),
         "imagePullPolicy": spec.image_pull_policy,
         "args": _arguments(spec, component),
-        "env": [
-            {"name": "CHATCLUSTER_PROCESS__NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        ],
         "resources": _resources(component, shape.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -99,6 +96,9 @@ def template(
             *mounts,
         ],
     }
+    if component != "embedded":
+        named = {"fieldRef": {"fieldPath": "metadata.name"}}
+        container["env"] = [{"name": "CHATCLUSTER_PROCESS__NAME", "valueFrom": named}]
     if probed:
         container["ports"] = _ports(component)
         container |= _probes()
@@ -116,7 +116,7 @@ def template(
         },
         "containers": [container],
         "volumes": [
-            {"name": "config", "configMap": {"name": cluster.child(f"{component}-config")}},
+            {"name": "config", "configMap": {"name": config_name(cluster, component, told)}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
             *({"name": f"secret-{i}", "secret": {"secretName": name}} for i, name in enumerate(used)),
             *volumes,

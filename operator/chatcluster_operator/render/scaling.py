@@ -53,7 +53,7 @@ def scalers(cluster: Cluster, spec: Spec) -> list[Object]:
             trigger = {
                 "type": "prometheus",
                 "metadata": {
-                    "serverAddress": "http://prometheus-operated.monitoring.svc:9090",
+                    "serverAddress": scaling.prometheus_address,
                     "query": f"sum({metric}{{{labels}}})",
                     "threshold": str(each),
                 },

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatcluster_operator.names import COMPONENTS, REVISION, VERSION, Cluster, Component, hash_of
-from chatcluster_operator.render.config import config
+from chatcluster_operator.names import COMPONENTS, REVISION, SECRETS_HASH, VERSION, Cluster, Component, hash_of
+from chatcluster_operator.render.config import config, config_name
 from chatcluster_operator.render.objects import Object, child
 from chatcluster_operator.render.pods import template, version_of
 from chatcluster_operator.spec import Component as Shape
@@ -95,7 +95,7 @@ def migration(cluster: Cluster, spec: Spec, secrets: Mapping[str, str]) -> Objec
     """
     pods = template(cluster, spec, "migrate", config(cluster, spec, "migrate"), secrets, probed=False)
     pods["spec"]["restartPolicy"] = "Never"
-    pods["metadata"]["annotations"].pop("chatcluster.dev/secrets-hash")  # another password is no other schema
+    pods["metadata"]["annotations"].pop(SECRETS_HASH)  # another password is no other schema
     return child(
         cluster,
         "Job",
@@ -139,26 +139,24 @@ def embedded(cluster: Cluster, spec: Spec, secrets: Mapping[str, str]) -> Object
     )
 
 
+def _parts(spec: Spec) -> list[str]:
+    return ["embedded"] if spec.dependencies.embedded is not None else [*COMPONENTS, "migrate"]
+
+
 def configs(cluster: Cluster, spec: Spec) -> list[Object]:
-    """A ConfigMap per component: a change rolls only who is told something else."""
-    parts = ["embedded"] if spec.dependencies.embedded is not None else [*COMPONENTS, "migrate"]
-    return [
-        child(
-            cluster,
-            "ConfigMap",
-            "v1",
-            f"{part}-config",
-            part,
-            data={"config.toml": config(cluster, spec, part).toml()},
-        )
-        for part in parts
-    ]
+    """A ConfigMap for what each component is told, named after its content."""
+    found = []
+    for part in _parts(spec):
+        told = config(cluster, spec, part)
+        made = child(cluster, "ConfigMap", "v1", part, part, immutable=True, data={"config.toml": told.toml()})
+        made["metadata"]["name"] = config_name(cluster, part, told)
+        found.append(made)
+    return found
 
 
 def secrets_of(cluster: Cluster, spec: Spec) -> set[str]:
     """Names of all Secrets that pods mount."""
-    parts = ["embedded"] if spec.dependencies.embedded is not None else [*COMPONENTS, "migrate"]
-    return {name for part in parts for name in config(cluster, spec, part).secrets}
+    return {name for part in _parts(spec) for name in config(cluster, spec, part).secrets}
 
 
 def account(cluster: Cluster) -> Object:

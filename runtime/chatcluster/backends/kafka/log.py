@@ -246,7 +246,12 @@ class KafkaLog:
         self._purge("the process left before the log had it")
 
     def _overdue(self) -> bool:
-        """Whether the driver owes a report for longer than it said that it would try."""
+        """Whether the driver owes a report for longer than it said that it would try.
+
+        What it reported and the loop did not take yet, it does not owe.
+        """
+        if self.outcomes:
+            return False
         try:
             oldest = self._oldest[0]
         except IndexError:  # the loop takes from the other side
