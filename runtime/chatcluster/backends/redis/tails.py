@@ -35,8 +35,9 @@ for i, key in ipairs(KEYS) do
 end
 return all
 """
-TOGETHER = 50
-"""Timelines in one call of the script: a call each costs us five times as much; many hold the server for long."""
+TOGETHER = 20
+"""Timelines in one call of the script: 8 µs of our CPU each instead of 22 by themselves; more gain nothing and hold
+the server for longer."""
 COMMIT = """
 for i = 1, #ARGV, 3 do
   for j, field in ipairs({'o', 't'}) do
