@@ -32,7 +32,7 @@ bench: $(VENV)/.platform ## Measure the embedded platform beside its limits.
 	@$(BIN)/chatcluster bench all $(ARGS)
 
 bench-stack: $(VENV)/.platform ## Measure the distributed platform on this machine: ARGS="direct --json FILE".
-	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench down --wipe >/dev/null
+	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench down --wipe >/dev/null 2>&1 || true
 	@PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench up --unlimited --port 24000
 	@$(BIN)/chatcluster bench $(or $(ARGS),direct) --platform $${CHATCLUSTER_CACHE:-$$HOME/.cache/chatcluster}/run/bench/platform/bench.json; \
 	status=$$?; PYTHONPATH=stack $(BIN)/python -m chatcluster_stack --name bench down --wipe >/dev/null; exit $$status
