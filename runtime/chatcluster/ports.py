@@ -224,7 +224,7 @@ class Buses(Protocol):
 # -- tails (a cache of each timeline's newest durable entries) -----------------------------------------
 
 
-class TailEntry(msgspec.Struct, frozen=True, gc=False):
+class TailEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A durable entry of a timeline. ``prev``: this timeline's offset before it. ``source``: offset in ``messages``."""
 
     offset: int

@@ -29,7 +29,7 @@ UNKNOWN = START - 1
 RECENT = 128
 """Proven ids that a topic remembers, so that a late or doubled rumour of them is not told again."""
 
-TOLD_LIVE = (MessageRecord, EditRecord, DeleteRecord, ReactionRecord)
+TOLD_LIVE = frozenset({MessageRecord, EditRecord, DeleteRecord, ReactionRecord})
 """Kinds that clients may get before they are durable; all others only in their durable form (section 4)."""
 
 
@@ -112,7 +112,7 @@ class Proof:
         self.cursor = entry.offset
         self.last_id = event_id
         live = self.forget(event_id)
-        return not (live and isinstance(record, TOLD_LIVE))
+        return not (live and type(record) in TOLD_LIVE)
 
     def forget(self, event_id: int) -> bool:
         """The event is decided. Whether it was pending."""

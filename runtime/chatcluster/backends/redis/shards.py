@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 CLUSTER = "cluster"
+PLACES = 100_000
+"""Places whose node is remembered: to hash one anew costs 3 µs with two nodes."""
 
 
 class Node:
@@ -55,6 +57,7 @@ class RedisShards:
         self._sentinel: Sentinel | None = None
         self._stale = False
         self._everywhere: tuple[str, ...] = ()
+        self._placed: dict[str, str] = {}
         self._gaps: list[Callable[[Node], None]] = []
         self._moves: list[Callable[[], None]] = []
         self._passwords = ""
@@ -105,7 +108,7 @@ class RedisShards:
     def node_of(self, place: str) -> Node | None:
         """Where a place is served; None while a cluster's map is not known."""
         if self._cluster is None:
-            return self.nodes[placed(place, self.nodes)]
+            return self.nodes[self._place(place)]
         try:
             found = self._cluster.get_node_from_key(self.key("", place))
         except RedisError:
@@ -189,7 +192,7 @@ class RedisShards:
 
     def post(self, place: str, *command: Any) -> None:
         """Write some time soon, in order per node, best effort. Cannot block."""
-        lane = self._lanes[CLUSTER if self._cluster is not None else placed(place, self.nodes)]
+        lane = self._lanes[CLUSTER if self._cluster is not None else self._place(place)]
         if len(lane.posts) >= self.settings.posts:
             self._dropped.add()
             return
@@ -211,10 +214,19 @@ class RedisShards:
             lane = self._lanes[name] = Lane(name, self._lanes[CLUSTER].client, self.settings)
         return lane
 
+    def _place(self, place: str) -> str:
+        """The node of a place where nodes are fixed."""
+        name = self._placed.get(place)
+        if name is None:
+            if len(self._placed) >= PLACES:
+                self._placed.clear()
+            name = self._placed[place] = placed(place, self.nodes)
+        return name
+
     def _served(self, place: str) -> str:
         """The lane of a place."""
         if self._cluster is None:
-            return placed(place, self.nodes)
+            return self._placed.get(place) or self._place(place)
         node = self.node_of(place)
         return CLUSTER if node is None else node.name
 

@@ -1,6 +1,6 @@
 """Tails as one Redis stream per timeline. A cache: any key may vanish, and a late writer is refused by the server.
 
-An entry's id is ``<offset + 1>-0`` (Redis knows no 0-0). Its one field holds (prev, source, record).
+An entry's id is ``<offset + 1>-0`` (Redis knows no 0-0). Its one field holds the entry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 from chatcluster.backends.redis.lanes import Command
 from chatcluster.backends.redis.shards import RedisShards
 from chatcluster.core.metrics import Metrics
-from chatcluster.core.records import EventRecord
 from chatcluster.ports import Committed, TailEntry, Unavailable
 
 Stage = Literal["messages", "inbox"]
@@ -27,8 +26,7 @@ for i, key in ipairs(KEYS) do
   if newest.err == nil and #newest > 0 then
     local out = {newest[1][1]}
     for j, one in ipairs(redis.call('XRANGE', key, '(' .. ARGV[i], '+')) do
-      out[2 * j] = one[1]
-      out[2 * j + 1] = one[2][2]
+      out[j + 1] = one[2][2]
     end
     all[i] = out
   end
@@ -53,14 +51,8 @@ return 1
 """
 
 
-class _Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    prev: int
-    source: int
-    record: EventRecord
-
-
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Stored).decode
+_decode = msgspec.msgpack.Decoder(TailEntry).decode
 
 
 class RedisTails:
@@ -88,7 +80,7 @@ class RedisTails:
         commands: list[tuple[str, Command]] = []
         written: dict[str, None] = {}
         for timeline, entry in entries:
-            encoded = _encode(_Stored(entry.prev, entry.source, entry.record))
+            encoded = _encode(entry)
             if len(encoded) > self._largest:
                 # Not kept: the next entry's ``prev`` names it, so the chain breaks and readers ask the store.
                 self._large.add()
@@ -116,8 +108,8 @@ class RedisTails:
                         "EVAL",
                         READ,
                         len(group),
-                        *(key("t", positions[at][0]) for at in group),
-                        *(f"{positions[at][1] + 1}-0" for at in group),
+                        *[key("t", positions[at][0]).encode() for at in group],
+                        *[b"%d-0" % (positions[at][1] + 1) for at in group],
                     ),
                 )
                 for group in groups
@@ -135,15 +127,11 @@ class RedisTails:
     def _entries_of(self, answer: object, after: int) -> Sequence[TailEntry] | None:
         if not isinstance(answer, list) or _offset(answer[0]) < after:
             return None
-        entries = []
         try:
-            for at in range(1, len(answer), 2):
-                stored = _decode(answer[at + 1])
-                entries.append(TailEntry(_offset(answer[at]), stored.prev, stored.source, stored.record))
+            return [_decode(stored) for stored in answer[1:]]
         except (msgspec.DecodeError, ValueError):
             self._corrupt.add()
             return None
-        return entries
 
     async def commit(self, stage: Stage, positions: Mapping[int, Committed]) -> None:
         arguments: list[int] = []
@@ -182,7 +170,7 @@ class RedisTails:
 
 
 def _offset(entry_id: bytes) -> int:
-    return int(entry_id.partition(b"-")[0]) - 1
+    return int(entry_id[:-2]) - 1  # every id here ends in -0
 
 
 def settled_error(answers: Sequence[object]) -> Exception:

@@ -24,6 +24,12 @@ from chatcluster.services.reader import TimelineReader
 OnTurn = Callable[[Topic, TailEntry], None]
 """Called for a durable member or route entry of a topic."""
 
+TURNS = frozenset({MemberRecord, RouteRecord})
+"""Kinds that may change who a topic's sessions are, or what they follow."""
+
+MANY = 64
+"""Unproven events of a topic at which it does not wait for its turn: a third of a tail."""
+
 CLAIMS = 50
 """Claimed ids of one session that are decided in one round: each may cost a look into all of the user's channels."""
 
@@ -88,11 +94,12 @@ class Prover:
         now = self._clock.now()
         epoch = self._log.epoch
         claimants = self._hub.claimants
+        observe = self._delay.observe
         for entry in entries:
             if entry.offset <= topic.cursor:
                 continue
             record = entry.record
-            turn = isinstance(record, MemberRecord | RouteRecord)
+            turn = type(record) in TURNS
             if turn:
                 self._flush(topic, wires)
                 self.before_turn(topic, entry)
@@ -102,7 +109,8 @@ class Prover:
                     wires.append(self._hub.wire(event))
                 self._repaired.add()
             else:
-                self._delay.observe(max(0, now - id_time(record.id)) / 1000)
+                age = now - id_time(record.id)
+                observe(age / 1000 if age > 0 else 0.0)
             if claimants:
                 few = topic.sessions if len(topic.sessions) <= len(claimants) else tuple(claimants)
                 for session in few:
@@ -134,8 +142,11 @@ class Prover:
         return event_id < self._floor
 
     def heard(self, topic: Topic) -> None:
-        """The topic has a live event to prove."""
+        """The topic has a live event to prove. One with many is looked at now: its tail does not keep them for long."""
         self._active[topic] = None
+        if len(topic.pending or ()) % MANY == 0:
+            self._nudged[topic] = None
+            self._nudge.set()
 
     def nudge(self, topic: Topic, offset: int) -> None:
         """Something durable stands at ``offset``: read now, not at the next poll."""
