@@ -16,8 +16,8 @@ if ! command -v go >/dev/null; then
     echo "kubernetes.sh: Go 1.24 or newer is needed to build Kubernetes (https://go.dev/dl)" >&2
     exit 1
 fi
-exec 9>"$CACHE/lock"
-flock 9 # two that start at once build it once
+exec 9>"$CACHE/$K8S/lock"
+flock 9 # two that start at once build it once; another version holds up nobody
 
 if [ ! -x "$BIN/etcd" ]; then
     say "building etcd $ETCD"
@@ -64,6 +64,8 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+exec 9>"$CACHE/lock"
+flock 9
 for name in "$@"; do
     case $name in
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;

@@ -176,6 +176,15 @@ class ControlPlane:
         """As if its machine were gone."""
         self._end("kube-apiserver", signal.SIGKILL)
 
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """One of its processes does nothing for the time of the block."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
             self._end(name, signal.SIGTERM)
