@@ -82,7 +82,7 @@ async def operate(options: argparse.Namespace) -> int:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(watches.run())
                     group.create_task(reconciler.run())
-                    group.create_task(_kopf(reconciler, options.namespace))
+                    group.create_task(_kopf(reconciler, options.namespace, stop))
             except Exception:
                 log.exception("the leader failed")
             finally:
@@ -100,12 +100,15 @@ async def operate(options: argparse.Namespace) -> int:
             running = asyncio.create_task(election.run())
             waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
             await asyncio.wait([running, *waits], return_when=asyncio.FIRST_COMPLETED)
+            held = lock.leads()
             lock.drop()
             for task in (running, lagging, *waits):
                 task.cancel()
             _, left = await asyncio.wait([running, lagging, *waits], timeout=ENDING)
             if running.done() and not running.cancelled() and running.exception() is not None:
                 log.error("the election failed", exc_info=running.exception())
+            if stop.is_set() and not left:
+                await lock.release(held=held)
             if left and not stop.is_set():
                 # Watches of a server that is away do not end. Nothing is written any more: the fence is down.
                 log.error("%s does not lead any more: ending at once", options.identity)
@@ -116,7 +119,7 @@ async def operate(options: argparse.Namespace) -> int:
     return EXIT_LOST
 
 
-async def _kopf(reconciler: Reconciler, namespaces: list[str]) -> None:
+async def _kopf(reconciler: Reconciler, namespaces: list[str], stop: asyncio.Event) -> None:
     """For ever: what kopf takes for fatal, such as an error within a watch, is a reason to begin anew."""
     for attempt in itertools.count():
         began = time.monotonic()
@@ -128,7 +131,8 @@ async def _kopf(reconciler: Reconciler, namespaces: list[str]) -> None:
                 namespaces=namespaces,
                 stop_flag=asyncio.Event(),
             )
-            log.error("kopf ended by itself")
+            stop.set()  # it takes the signals, and ends of its own only by one
+            return
         except Exception:
             log.exception("kopf failed")
         await asyncio.sleep(backoff(0 if time.monotonic() - began > 60 else attempt))

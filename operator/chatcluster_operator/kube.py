@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import aiohttp
@@ -37,6 +38,12 @@ TIMEOUT = 15.0
 PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """What is asked of a Secret: its head alone. Its content never comes here."""
 PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+TRIES = 4
+"""Of one request."""
+PASSING = frozenset({409, 429, 500, 502, 503, 504})
+"""Answers after which the same may do the next moment."""
+LONGEST = 5.0
+"""Seconds that one request waits for the next try; what the server wants later than this, the next look does."""
 PAGE = 500
 """Objects of one answer to a list."""
 
@@ -60,6 +67,14 @@ class Trouble(Exception):
         """The namespace is being taken away, with everything in it: nothing can be made there any more."""
 
 
+def release() -> str:
+    """The version of this operator. Nothing that is rendered may depend on it."""
+    try:
+        return version("chatcluster")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 @asynccontextmanager
 async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiClient]:
     """A client, of the pod's own account or of a kubeconfig."""
@@ -72,6 +87,7 @@ async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiCl
         )
     made.retries = 0
     async with client.ApiClient(made) as api:
+        api.user_agent = f"chatcluster-operator/{release()}"  # in the audit log: which one wrote
         yield api
 
 
@@ -346,12 +362,27 @@ class Kube:
         return found
 
     async def _write(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-        if not self._leads():
-            raise NotLeading
-        self.writes += 1
-        return await self._ask(method, **arguments)
+        async def led(**arguments: Any) -> Any:
+            if not self._leads():  # asked for each try
+                raise NotLeading
+            self.writes += 1
+            return await method(**arguments)
+
+        return await self._ask(led, **arguments)
 
     async def _ask(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
+        """One request; again when the server is in trouble for a moment. Each of ours may be sent twice."""
+        for attempt in range(TRIES):
+            try:
+                return await self._once(method, **arguments)
+            except Trouble as trouble:
+                after = trouble.retry_after or 0.0
+                if attempt == TRIES - 1 or trouble.status not in PASSING or after > LONGEST:
+                    raise
+                await asyncio.sleep(max(after, random.uniform(0.05, 0.2) * 2**attempt))
+        raise AssertionError
+
+    async def _once(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
         try:
             async with asyncio.timeout(TIMEOUT):
                 answer = await method(serialize=False, **arguments)

@@ -11,7 +11,8 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -124,6 +125,20 @@ class _Memory:
 
 class _Gone(Exception):
     """The ChatCluster is no more, or about to be: nothing is made for it."""
+
+
+_PODS = frozenset({"Deployment", "StatefulSet", "Job"})
+
+
+@contextmanager
+def _collecting(troubles: list[Trouble]) -> Iterator[None]:
+    """One request that fails holds up no other; but of a namespace that ends nothing more is tried."""
+    try:
+        yield
+    except Trouble as trouble:
+        if trouble.ending:
+            raise
+        troubles.append(trouble)
 
 
 def _type(thing: Object) -> Object:
@@ -289,7 +304,7 @@ class Reconciler:
         )
         for component, wish in made.wishes.items():
             memory.wishes.setdefault(component, deque(maxlen=4000)).append(Wish(now, wish))
-        await self._carry_out(cluster, spec, made, observed, children)
+        await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
         return made.again
 
@@ -335,17 +350,23 @@ class Reconciler:
         return {name: known[name][1] for name in names if name in known}
 
     async def _carry_out(
-        self, cluster: Cluster, spec: Spec, made: Plan, observed: Observed, children: Mapping[Child, Object]
+        self,
+        cluster: Cluster,
+        spec: Spec,
+        made: Plan,
+        observed: Observed,
+        children: Mapping[Child, Object],
+        memory: _Memory,
     ) -> None:
-        kube = self._kube
+        kube, key = self._kube, (cluster.namespace, cluster.name)
         link = cluster.child(LINK_SECRET)
         if any(Child.of(wanted) not in children for wanted in made.apply) and not await kube.current(cluster):
-            self.cache.forget((cluster.namespace, cluster.name), cluster.uid)
+            self.cache.forget(key, cluster.uid)
             raise _Gone
         if made.apply and link in secrets_of(cluster, spec) and link not in observed.secrets:
             await kube.make_link_secret(cluster)
             made.again = 0.5  # pods are described by it
-            made.apply = [one for one in made.apply if one["kind"] not in ("Deployment", "StatefulSet", "Job")]
+            made.apply = [one for one in made.apply if one["kind"] not in _PODS]
             made.events = []
         costs = {
             thing["metadata"]["name"]: (thing["metadata"].get("annotations") or {}).get(
@@ -354,19 +375,27 @@ class Reconciler:
             for child, thing in children.items()
             if child.kind == "Pod"
         }
+        troubles: list[Trouble] = []
         for pod, cost in made.costs.items():
             if costs.get(pod) != str(cost):
-                await kube.cost(cluster.namespace, pod, cost)
+                with _collecting(troubles):
+                    await kube.cost(cluster.namespace, pod, cost)
         for wanted in made.apply:
-            written = await kube.apply(wanted, children.get(Child.of(wanted)))
-            if written is not None:
-                self.cache.put((cluster.namespace, cluster.name), {**written, **_type(wanted)})
-                log.info(
-                    "%s/%s: applied %s %s", cluster.namespace, cluster.name, wanted["kind"], wanted["metadata"]["name"]
-                )
-        for child in made.delete:
-            await kube.delete(cluster.namespace, child)
-            log.info("%s/%s: deleted %s %s", cluster.namespace, cluster.name, child.kind, child.name)
+            if troubles and wanted["kind"] in _PODS:
+                continue  # pods may need what could not be written, and the emptiest gateway must be known to go
+            with _collecting(troubles):
+                written = await kube.apply(wanted, children.get(Child.of(wanted)))
+                if written is not None:
+                    memory.attempt = 0  # it gets on
+                    self.cache.put(key, {**written, **_type(wanted)})
+                    log.info("%s/%s: applied %s %s", *key, wanted["kind"], wanted["metadata"]["name"])
+        if not troubles:
+            for child in made.delete:
+                with _collecting(troubles):
+                    await kube.delete(cluster.namespace, child)
+                    log.info("%s/%s: deleted %s %s", *key, child.kind, child.name)
+        if troubles:
+            raise troubles[0]
 
     async def _say(self, cluster: Cluster, raw: Object, made: Plan, memory: _Memory) -> None:
         kube = self._kube

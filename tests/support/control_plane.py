@@ -25,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ADMIN = "admin"
+OPERATORS = ("operator-one", "operator-two")
+"""Users of the group ``operators``: to tell replicas from each other in the audit log."""
 
 
 def binaries(*tools: str) -> Path:
@@ -78,9 +80,9 @@ class ControlPlane:
     def start(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
-        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator"):
+        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", *OPERATORS):
             self._tokens[name] = secrets.token_hex(16)
-        groups = {ADMIN: "system:masters"}
+        groups = {ADMIN: "system:masters"} | dict.fromkeys(OPERATORS, "operators")
         lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]
         (pki / "tokens.csv").write_text("\n".join(lines) + "\n")
         _certificates(pki)
@@ -229,8 +231,8 @@ class ControlPlane:
                 raise TimeoutError((self.folder / "kube-apiserver.log").read_text()[-3000:])
             time.sleep(0.1)
 
-    def config_for(self, user: str, path: Path) -> Path:
-        """A kubeconfig."""
+    def config_for(self, user: str, path: Path, server: str = "") -> Path:
+        """A kubeconfig; of another server that stands before this one, if given."""
         authority = base64.b64encode((self.folder / "pki/ca.crt").read_bytes()).decode() if user else ""
         path.write_text(
             json.dumps(
@@ -238,7 +240,10 @@ class ControlPlane:
                     "apiVersion": "v1",
                     "kind": "Config",
                     "clusters": [
-                        {"name": "c", "cluster": {"server": self.url, "certificate-authority-data": authority}}
+                        {
+                            "name": "c",
+                            "cluster": {"server": server or self.url, "certificate-authority-data": authority},
+                        }
                     ],
                     "users": [{"name": "u", "user": {"token": self._tokens[user]}}],
                     "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
@@ -287,18 +292,26 @@ class ControlPlane:
 
     def writes(self, user: str, since: float = 0.0) -> list[tuple[str, str]]:
         """What a user changed, as (verb, path) from the audit log, Leases and Events aside."""
+        return [
+            (entry["verb"], entry["requestURI"].partition("?")[0])
+            for entry in self.audited((user,), since)
+            if (entry.get("objectRef") or {}).get("resource") not in ("leases", "events")
+        ]
+
+    def audited(self, users: Sequence[str], since: float = 0.0) -> list[Any]:
+        """Every request of these users that was to change something, Leases and Events among them, as they came."""
         found = []
         for line in self.audit.read_text().splitlines():
+            if not any(user in line for user in users):
+                continue
             entry = json.loads(line)
-            if entry["stage"] != "ResponseComplete" or entry["user"]["username"] != user:
+            if entry["stage"] != "ResponseComplete" or entry["user"]["username"] not in users:
                 continue
             if entry["verb"] in ("get", "list", "watch"):
                 continue
-            if (entry.get("objectRef") or {}).get("resource") in ("leases", "events"):
-                continue
             if _seconds(entry["requestReceivedTimestamp"]) >= since:
-                found.append((entry["verb"], entry["requestURI"].partition("?")[0]))
-        return found
+                found.append(entry)
+        return sorted(found, key=lambda entry: _seconds(entry["requestReceivedTimestamp"]))
 
 
 def _seconds(stamp: str) -> float:
