@@ -60,7 +60,7 @@ class FencedLease(LeaseLock):
         try:
             async with asyncio.timeout(REQUEST):
                 now = await self.api_instance.read_namespaced_lease(self.name, self.namespace)
-                if now.spec.holder_identity == self.identity:
+                if now.spec is not None and now.spec.holder_identity == self.identity:
                     now.spec.holder_identity = now.spec.renew_time = now.spec.acquire_time = None
                     await self.api_instance.replace_namespaced_lease(self.name, self.namespace, now)
         except (TimeoutError, OSError, ApiException):

@@ -127,6 +127,14 @@ class _Gone(Exception):
     """The ChatCluster is no more, or about to be: nothing is made for it."""
 
 
+def _remember(wishes: deque[Wish], wish: Wish) -> None:
+    """One a second, the highest: an hour's window fits, however often one looks."""
+    if wishes and wish.at - wishes[-1].at < 1.0:
+        wishes[-1] = Wish(wishes[-1].at, max(wishes[-1].replicas, wish.replicas))
+    else:
+        wishes.append(wish)
+
+
 _PODS = frozenset({"Deployment", "StatefulSet", "Job"})
 
 
@@ -290,8 +298,13 @@ class Reconciler:
             self._kinds_at = time.monotonic()
         children = self.cache.children(key)
         for kind in sorted(self._kinds):
-            for thing in await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels()):
-                children[Child.of(thing)] = thing
+            try:
+                found = await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels())
+            except Trouble as trouble:
+                if trouble.status == 404:
+                    self._kinds_at = float("-inf")  # its definition was taken away
+                raise
+            children |= {Child.of(thing): thing for thing in found}
         observed = await self._observe(key, cluster, spec, raw, children, memory)
         now = time.monotonic()
         made = plan(
@@ -303,7 +316,7 @@ class Reconciler:
             wishes=memory.wishes,
         )
         for component, wish in made.wishes.items():
-            memory.wishes.setdefault(component, deque(maxlen=4000)).append(Wish(now, wish))
+            _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
         await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
         return made.again

@@ -112,6 +112,8 @@ class ControlPlane:
                 "--use-service-account-credentials=true",
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
+                "--horizontal-pod-autoscaler-sync-period=2s",
+                "--horizontal-pod-autoscaler-initial-readiness-delay=0s",
             ]
             self._run(
                 part,
@@ -125,7 +127,8 @@ class ControlPlane:
     def start_nodes(self, count: int = 6) -> None:
         """Nodes that do not exist, by kwok: pods on them run, are ready and end when told, Jobs complete.
 
-        Their addresses are in 127.250.0.0/16, so that a test can answer for a pod.
+        Their addresses are in a part of 127.0.0.0/8 of this control plane's own, so that a test can answer for a pod
+        (``pod_metrics``) and for none of another test's.
         """
         stages = (self.bin.parent.parent / "go/mod/sigs.k8s.io/kwok@v0.8.0/kustomize/stage").resolve()
         files = [
@@ -138,7 +141,11 @@ class ControlPlane:
         self._run(
             "kwok",
             *(f"--kubeconfig={self.kubeconfig}", f"--config={config}", "--manage-all-nodes=true"),
-            *("--cidr=127.250.0.0/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=40"),
+            *(
+                f"--cidr=127.{100 + os.getpid() % 150}.0.0/16",
+                "--node-ip=127.0.0.1",
+                "--node-lease-duration-seconds=40",
+            ),
             f"--server-address=127.0.0.1:{free_port()}",
         )
         room = {"cpu": "1000", "memory": "4Ti", "pods": "2000"}

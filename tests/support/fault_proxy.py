@@ -117,7 +117,7 @@ class FaultProxy:
             self._session = session
             app = web.Application(client_max_size=16 << 20)
             app.router.add_route("*", "/{path:.*}", self._pass)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server)
             await site.start()
