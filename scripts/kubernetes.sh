@@ -1,6 +1,6 @@
 #!/bin/bash
 # kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and kwok, helm, kubeconform by name, built from Go's modules into the cache. Repeatable.
+# kube-scheduler, kubectl), and kwok, helm, kubeconform, keda-crd by name, built from Go's modules into the cache. Repeatable.
 # Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
@@ -16,8 +16,8 @@ if ! command -v go >/dev/null; then
     echo "kubernetes.sh: Go 1.24 or newer is needed to build Kubernetes (https://go.dev/dl)" >&2
     exit 1
 fi
-exec 9>"$CACHE/lock"
-flock 9 # two that start at once build it once
+exec 9>"$CACHE/$K8S/lock"
+flock 9 # two that start at once build it once; another version holds up nobody
 
 if [ ! -x "$BIN/etcd" ]; then
     say "building etcd $ETCD"
@@ -64,10 +64,17 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+exec 9>"$CACHE/lock"
+flock 9
 for name in "$@"; do
     case $name in
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
+    keda-crd) # KEDA's definition of a ScaledObject alone
+        [ -f "$GOBIN/keda-scaledobjects.yaml" ] && continue
+        module=$(go mod download -json "github.com/kedacore/keda/v2@v2.21.0" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
+        cp "$module/config/crd/bases/keda.sh_scaledobjects.yaml" "$GOBIN/keda-scaledobjects.yaml"
+        ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
     *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
     esac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -21,14 +22,14 @@ from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
 from chatcluster_operator.handlers import registry_for
-from chatcluster_operator.kube import Kube, connected
+from chatcluster_operator.health import Lag, ailment
+from chatcluster_operator.kube import Kube, backoff, connected
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.watches import Watches
 
 log = logging.getLogger("chatcluster_operator")
 
-STALE = 180.0
-"""Seconds without a look at anything, though there are ChatClusters, after which the process is not alive."""
 ENDING = 5.0
 """Seconds for what runs to end by itself."""
 EXIT_LOST = 3
@@ -72,23 +73,19 @@ async def operate(options: argparse.Namespace) -> int:
         reconciler = Reconciler(kube, Cache(), measuring.measure)
         lost = asyncio.Event()
 
+        watches = Watches(kube, reconciler, options.namespace)
+        lag = Lag()
+
         async def lead() -> None:
             log.info("%s leads", options.identity)
-            stopping = asyncio.Event()
-            looking = asyncio.create_task(reconciler.run())
             try:
-                await kopf.operator(
-                    registry=registry_for(reconciler),
-                    standalone=True,
-                    clusterwide=not options.namespace,
-                    namespaces=options.namespace,
-                    stop_flag=stopping,
-                )
-                log.error("kopf ended by itself")
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(watches.run())
+                    group.create_task(reconciler.run())
+                    group.create_task(_kopf(reconciler, options.namespace, stop))
             except Exception:
-                log.exception("kopf failed")
+                log.exception("the leader failed")
             finally:
-                looking.cancel()
                 lost.set()
 
         async def end() -> None:
@@ -98,16 +95,20 @@ async def operate(options: argparse.Namespace) -> int:
         election = LeaderElection(
             Config(lock, lease.LEASE, lease.DEADLINE, lease.RETRY, onstarted_leading=lead, onstopped_leading=end)
         )
-        async with _probes(options.listen, reconciler, lock):
+        async with _probes(options.listen, reconciler, watches, lag, lock):
+            lagging = asyncio.create_task(lag.run())
             running = asyncio.create_task(election.run())
             waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
             await asyncio.wait([running, *waits], return_when=asyncio.FIRST_COMPLETED)
+            held = lock.leads()
             lock.drop()
-            for task in (running, *waits):
+            for task in (running, lagging, *waits):
                 task.cancel()
-            _, left = await asyncio.wait([running, *waits], timeout=ENDING)
+            _, left = await asyncio.wait([running, lagging, *waits], timeout=ENDING)
             if running.done() and not running.cancelled() and running.exception() is not None:
                 log.error("the election failed", exc_info=running.exception())
+            if stop.is_set() and not left:
+                await lock.release(held=held)
             if left and not stop.is_set():
                 # Watches of a server that is away do not end. Nothing is written any more: the fence is down.
                 log.error("%s does not lead any more: ending at once", options.identity)
@@ -118,16 +119,36 @@ async def operate(options: argparse.Namespace) -> int:
     return EXIT_LOST
 
 
+async def _kopf(reconciler: Reconciler, namespaces: list[str], stop: asyncio.Event) -> None:
+    """For ever: what kopf takes for fatal, such as an error within a watch, is a reason to begin anew."""
+    for attempt in itertools.count():
+        began = time.monotonic()
+        try:
+            await kopf.operator(
+                registry=registry_for(reconciler),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                stop_flag=asyncio.Event(),
+            )
+            stop.set()  # it takes the signals, and ends of its own only by one
+            return
+        except Exception:
+            log.exception("kopf failed")
+        await asyncio.sleep(backoff(0 if time.monotonic() - began > 60 else attempt))
+
+
 @asynccontextmanager
-async def _probes(listen: str, reconciler: Reconciler, lock: lease.FencedLease) -> AsyncIterator[None]:
+async def _probes(
+    listen: str, reconciler: Reconciler, watches: Watches, lag: Lag, lock: lease.FencedLease
+) -> AsyncIterator[None]:
     async def alive(_: web.Request) -> web.Response:
-        idle = time.monotonic() - reconciler.last
-        if lock.leads() and reconciler.cache.clusters and idle > STALE:
-            return web.Response(status=503, text=f"no look at anything for {idle:.0f} s\n")
-        return web.Response(text="ok\n")
+        ill = ailment(leads=lock.leads(), watches=watches.ages(), behind=reconciler.behind(), lag=lag.least)
+        return web.Response(status=503, text=f"{ill}\n") if ill else web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(text=exposition(reconciler, leads=lock.leads()), content_type="text/plain")
+        text = exposition(reconciler, watches, lag.most, leads=lock.leads())
+        return web.Response(text=text, content_type="text/plain")
 
     app = web.Application()
     app.add_routes([web.get("/healthz", alive), web.get("/readyz", alive), web.get("/metrics", metrics)])
@@ -141,7 +162,7 @@ async def _probes(listen: str, reconciler: Reconciler, lock: lease.FencedLease) 
         await runner.cleanup()
 
 
-def exposition(reconciler: Reconciler, *, leads: bool) -> str:
+def exposition(reconciler: Reconciler, watches: Watches, lag: float, *, leads: bool) -> str:
     """The operator's own metrics."""
     times = sorted(reconciler.seconds)
     lines = [
@@ -157,6 +178,21 @@ def exposition(reconciler: Reconciler, *, leads: bool) -> str:
             "Of the last 10,000 looks.",
             times[int(len(times) * 0.95)] if times else 0.0,
         ),
+        (
+            "chatcluster_operator_watch_age_seconds",
+            "gauge",
+            "Since the quietest watch gave news or a bookmark.",
+            max(watches.ages().values(), default=0.0),
+        ),
+        ("chatcluster_operator_lists_total", "counter", "Lists of children.", float(watches.lists)),
+        (
+            "chatcluster_operator_missed_total",
+            "counter",
+            "ChatClusters of which no watch told, found by comparing.",
+            float(watches.missed),
+        ),
+        ("chatcluster_operator_behind_seconds", "gauge", "Of the look that waits longest.", reconciler.behind()),
+        ("chatcluster_operator_loop_lag_seconds", "gauge", "Most of the last half minute.", lag),
     ]
     return "".join(f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in lines)
 

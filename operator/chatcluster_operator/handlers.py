@@ -1,6 +1,7 @@
-"""The only room that knows kopf: its watches fill the cache and say which cluster to look at. Nothing else.
+"""The only room that knows kopf: its watch of ChatClusters fills the cache and says which one to look at. Nothing else.
 
-No handler writes, and kopf keeps nothing in the objects: no finalizers, no annotations, no state.
+Children are watched by ``watches``: kopf keeps a task and a memory for each object, and there are thirty of them for
+each ChatCluster. No handler writes, and kopf keeps nothing in the objects: no finalizers, no annotations, no state.
 """
 
 from __future__ import annotations
@@ -12,17 +13,8 @@ from typing import Any
 
 import kopf
 
-from chatcluster_operator.names import MANAGER
-from chatcluster_operator.reconciler import KINDS, Reconciler
-from chatcluster_operator.render import OPTIONAL
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.spec import GROUP, PLURAL, VERSION
-
-_PLURALS = {
-    "ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps", "Service": "services",
-    "Pod": "pods", "Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs",
-    "PodDisruptionBudget": "poddisruptionbudgets", "NetworkPolicy": "networkpolicies", "Ingress": "ingresses",
-    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-}  # fmt: skip
 
 
 class _Backoffs:
@@ -43,7 +35,7 @@ def settings_for(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 70  # a stream without even a bookmark is dead
-    # No limit: every worker waits for all indices, so with more objects of a kind than workers a start never ends.
+    # No limit: with one, a start with more ChatClusters than workers took long, and with indices never ended.
     settings.queueing.worker_limit = None
     settings.queueing.idle_timeout = 0.1  # a worker for each object, but for a moment
     settings.persistence.finalizer = f"{GROUP}/unused"
@@ -51,7 +43,7 @@ def settings_for(settings: kopf.OperatorSettings) -> None:
 
 
 def registry_for(reconciler: Reconciler) -> kopf.OperatorRegistry:
-    """The watches: ChatClusters, and what carries our labels."""
+    """The watch of ChatClusters."""
     registry = kopf.OperatorRegistry()
     cache = reconciler.cache
 
@@ -73,45 +65,11 @@ def registry_for(reconciler: Reconciler) -> kopf.OperatorRegistry:
     ) -> None:
         key = (namespace or "", name)
         if type == "DELETED":
-            cache.clusters.pop(key, None)
+            cache.forget(key, body["metadata"]["uid"])
         else:
-            cache.clusters[key] = dict(body)
+            cache.tell(key, dict(body))
         reconciler.look(key)
 
-    ours = {"app.kubernetes.io/managed-by": MANAGER}
-
-    def watched(group: str, version: str, plural: str, api: str, kind: str) -> None:
-        def put(body: kopf.Body, namespace: str | None, labels: kopf.Labels, *, gone: bool) -> None:
-            instance = labels.get("app.kubernetes.io/instance")
-            if instance is None or namespace is None:
-                return
-            thing = {**dict(body), "apiVersion": api, "kind": kind}
-            key = (namespace, instance)
-            cache.put(key, thing, gone=gone)
-            if key in cache.clusters:
-                reconciler.look(key)
-
-        # As an index, since kopf calls no handler before all indices are filled: no look sees half of a cluster.
-        @kopf.index(group, version, plural, labels=ours, id=f"{plural}-seen", registry=registry)
-        async def seen(body: kopf.Body, namespace: str | None, labels: kopf.Labels, **_: Any) -> dict[str, str]:
-            put(body, namespace, labels, gone=False)
-            return {}
-
-        @kopf.on.event(group, version, plural, labels=ours, id=f"{plural}-gone", registry=registry)
-        async def gone(
-            type: str | None,  # noqa: A002 - kopf's name
-            body: kopf.Body,
-            namespace: str | None,
-            labels: kopf.Labels,
-            **_: Any,
-        ) -> None:
-            if type == "DELETED":
-                put(body, namespace, labels, gone=True)
-
-    for kind, api in KINDS.items():
-        if kind not in OPTIONAL:
-            group, _, version = api.rpartition("/")
-            watched(group, version, _PLURALS[kind], api, kind)
     return registry
 
 

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import aiohttp
+import msgspec
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
-from kubernetes.aio.dynamic.exceptions import DynamicApiError, ResourceNotFoundError
+from kubernetes.aio.dynamic.exceptions import DynamicApiError
+from kubernetes.aio.dynamic.resource import Resource
 
+from chatcluster_operator.kinds import CLUSTER, PLURALS
 from chatcluster_operator.names import HASH, MANAGER, Cluster, hash_of
 from chatcluster_operator.observed import Child
 from chatcluster_operator.spec import GROUP, KIND, VERSION
@@ -30,6 +37,15 @@ TIMEOUT = 15.0
 """Seconds for one request: a server that stalls is a server that is away."""
 PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """What is asked of a Secret: its head alone. Its content never comes here."""
+PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+TRIES = 4
+"""Of one request."""
+PASSING = frozenset({409, 429, 500, 502, 503, 504})
+"""Answers after which the same may do the next moment."""
+LONGEST = 5.0
+"""Seconds that one request waits for the next try; what the server wants later than this, the next look does."""
+PAGE = 500
+"""Objects of one answer to a list."""
 
 Object = Mapping[str, Any]
 
@@ -41,12 +57,22 @@ class NotLeading(Exception):
 class Trouble(Exception):
     """The API server did not do it: to be tried again, unless ``lasting``."""
 
-    def __init__(self, text: str, *, status: int = 0, retry_after: float | None = None) -> None:
+    def __init__(self, text: str, *, status: int = 0, retry_after: float | None = None, ending: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.retry_after = retry_after
         self.lasting = status in (400, 422)
         """The server understood and refused: the same again is refused again."""
+        self.ending = ending
+        """The namespace is being taken away, with everything in it: nothing can be made there any more."""
+
+
+def release() -> str:
+    """The version of this operator. Nothing that is rendered may depend on it."""
+    try:
+        return version("chatcluster")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 @asynccontextmanager
@@ -61,6 +87,7 @@ async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiCl
         )
     made.retries = 0
     async with client.ApiClient(made) as api:
+        api.user_agent = f"chatcluster-operator/{release()}"  # in the audit log: which one wrote
         yield api
 
 
@@ -70,7 +97,8 @@ class Kube:
     def __init__(self, api: client.ApiClient, leads: Callable[[], bool]) -> None:
         self._api = api
         self._leads = leads
-        self._dynamic: DynamicClient | None = None
+        self._dynamic = DynamicClient(api)  # type: ignore[no-untyped-call]
+        self._resources: dict[tuple[str, str], Any] = {}
         self.writes = 0
 
     async def kinds(self, wanted: Mapping[str, str]) -> frozenset[str]:
@@ -78,21 +106,20 @@ class Kube:
         found = set()
         for kind, api in wanted.items():
             try:
-                await self._resource(api, kind)
-            except ResourceNotFoundError:
+                answer = await self._ask(partial(self._dynamic.request, "get", f"/apis/{api}"))
+            except Trouble as trouble:
+                if trouble.status != 404:
+                    raise
                 continue
-            found.add(kind)
+            if any(one["kind"] == kind for one in answer["resources"]):
+                found.add(kind)
         return frozenset(found)
-
-    def forget_kinds(self) -> None:
-        """Ask anew what kinds there are."""
-        self._dynamic = None
 
     # -- reads --------------------------------------------------------------------------------------------
 
     async def secrets(self, namespace: str, names: set[str]) -> dict[str, str]:
         """Of each Secret that is there: what changes when somebody writes it. Its content is not read."""
-        resource = await self._resource("v1", "Secret")
+        resource = self._resource("v1", "Secret")
 
         async def one(name: str) -> tuple[str, str] | None:
             try:
@@ -106,26 +133,110 @@ class Kube:
 
         return dict(pair for pair in await asyncio.gather(*map(one, sorted(names))) if pair is not None)
 
+    async def current(self, cluster: Cluster) -> bool:
+        """Whether the ChatCluster is still there, the same one, and not being deleted: asked of the server itself.
+
+        Whoever makes children for what is gone makes them again and again, against the garbage collector.
+        """
+        resource = self._resource(*CLUSTER)
+        try:
+            found = await self._ask(
+                resource.get, name=cluster.name, namespace=cluster.namespace, header_params={"Accept": PARTIAL}
+            )
+        except Trouble as trouble:
+            if trouble.status == 404:
+                return False
+            raise
+        head = found["metadata"]
+        return head["uid"] == cluster.uid and "deletionTimestamp" not in head
+
+    async def cluster(self, namespace: str, name: str) -> Object | None:
+        """A ChatCluster as the server has it."""
+        try:
+            found = await self._ask(self._resource(*CLUSTER).get, name=name, namespace=namespace)
+        except Trouble as trouble:
+            if trouble.status == 404:
+                return None
+            raise
+        return dict(found)
+
+    async def pages(
+        self, api: str, kind: str, namespace: str | None, labels: str = "", *, heads: bool = False
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        """All objects of a kind, or their ``heads``, in pages, each with the version from which a watch goes on."""
+        resource = self._resource(api, kind)
+        more: str | None = None
+        while True:
+            found = await self._ask(
+                resource.get,
+                namespace=namespace,
+                label_selector=labels or None,
+                limit=PAGE,
+                _continue=more,
+                header_params={"Accept": PARTIAL_LIST} if heads else {},
+            )
+            yield found["items"], found["metadata"]["resourceVersion"]
+            more = found["metadata"].get("continue")
+            if not more:
+                return
+
+    async def stream(
+        self, api: str, kind: str, namespace: str | None, labels: str, since: str, *, quiet: float, lasts: int
+    ) -> AsyncIterator[dict[str, Any]]:
+        """News since a version, bookmarks among them; ends when the server ends it, or says nothing for ``quiet`` s."""
+        resource = self._resource(api, kind)
+        answer = None
+        try:
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    answer = await resource.get(
+                        serialize=False,
+                        namespace=namespace,
+                        label_selector=labels,
+                        resource_version=since,
+                        timeout_seconds=lasts,
+                        watch="true",
+                        query_params=[("allowWatchBookmarks", "true")],
+                        _request_timeout=lasts + 2 * quiet,
+                    )
+                buffer = bytearray()
+                while True:
+                    async with asyncio.timeout(quiet):
+                        chunk = await answer.content.readany()
+                    if not chunk:
+                        return
+                    buffer += chunk
+                    *lines, rest = buffer.split(b"\n")
+                    buffer = rest
+                    for line in lines:
+                        if line:
+                            yield msgspec.json.decode(line)
+            except (ApiException, DynamicApiError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                raise _trouble(error) from None
+        finally:
+            if answer is not None:
+                answer.close()
+
     async def listed(self, api: str, kind: str, namespace: str, labels: Mapping[str, str]) -> list[Object]:
         """Objects of a kind that is not watched, by their labels."""
-        resource = await self._resource(api, kind)
+        resource = self._resource(api, kind)
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = await self._ask(resource.get, namespace=namespace, label_selector=selector)
         return [{**item, "apiVersion": api, "kind": kind} for item in found["items"]]
 
     # -- writes -------------------------------------------------------------------------------------------
 
-    async def apply(self, wanted: Object, live: Object | None) -> bool:
-        """Bring a child to what is wanted, by server-side apply; whether anything had to be written.
+    async def apply(self, wanted: Object, live: Object | None) -> dict[str, Any] | None:
+        """Bring a child to what is wanted, by server-side apply; as it then is, or None if nothing was to be written.
 
         Fields of others stay. What stands there as wanted is not written again.
         """
         head = wanted["metadata"]
         if wanted.get("patch"):
             if live is None or _holds(wanted["spec"], live["spec"]):
-                return False
-            resource = await self._resource(wanted["apiVersion"], wanted["kind"])
-            await self._write(
+                return None
+            resource = self._resource(wanted["apiVersion"], wanted["kind"])
+            return await self._write(
                 resource.patch,
                 name=head["name"],
                 namespace=head["namespace"],
@@ -133,15 +244,14 @@ class Kube:
                 content_type="application/merge-patch+json",
                 field_manager=MANAGER,
             )
-            return True
         mark = hash_of(wanted)
         if live is not None:
             marked = (live["metadata"].get("annotations") or {}).get(HASH)
             if marked == mark and _holds(wanted, live):
-                return False
+                return None
         body = {**wanted, "metadata": {**head, "annotations": {**(head.get("annotations") or {}), HASH: mark}}}
-        resource = await self._resource(wanted["apiVersion"], wanted["kind"])
-        await self._write(
+        resource = self._resource(wanted["apiVersion"], wanted["kind"])
+        return await self._write(
             resource.server_side_apply,
             name=head["name"],
             namespace=head["namespace"],
@@ -149,11 +259,10 @@ class Kube:
             field_manager=MANAGER,
             force_conflicts="true",
         )
-        return True
 
     async def delete(self, namespace: str, child: Child) -> None:
         """Take a child away, and what belongs to it."""
-        resource = await self._resource(child.api, child.kind)
+        resource = self._resource(child.api, child.kind)
         try:
             await self._write(resource.delete, name=child.name, namespace=namespace, propagation_policy="Background")
         except Trouble as trouble:
@@ -162,7 +271,7 @@ class Kube:
 
     async def make_link_secret(self, cluster: Cluster) -> None:
         """The secret by which gateways are known to routers, once; nobody needs to read it."""
-        resource = await self._resource("v1", "Secret")
+        resource = self._resource("v1", "Secret")
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -183,7 +292,7 @@ class Kube:
 
     async def cost(self, namespace: str, pod: str, cost: int) -> None:
         """What ending this pod would cost, for the controller that chooses."""
-        resource = await self._resource("v1", "Pod")
+        resource = self._resource("v1", "Pod")
         await self._write(
             resource.patch,
             name=pod,
@@ -193,10 +302,10 @@ class Kube:
             field_manager=MANAGER,
         )
 
-    async def status(self, cluster: Cluster, status: Object) -> None:
-        """Say how it is; what is not in it any more is taken away."""
-        resource = await self._resource(f"{GROUP}/{VERSION}", KIND)
-        await self._write(
+    async def status(self, cluster: Cluster, status: Object) -> dict[str, Any]:
+        """Say how it is; what is not in it any more is taken away. The ChatCluster as it then is."""
+        resource = self._resource(*CLUSTER)
+        return await self._write(
             resource.status.patch,
             name=cluster.name,
             namespace=cluster.namespace,
@@ -208,7 +317,7 @@ class Kube:
     async def event(self, cluster: Cluster, kind: str, reason: str, message: str) -> None:
         """Tell whoever reads ``kubectl describe``. What cannot be told is logged only."""
         now = datetime.now(UTC)
-        resource = await self._resource("events.k8s.io/v1", "Event")
+        resource = self._resource("events.k8s.io/v1", "Event")
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -235,27 +344,50 @@ class Kube:
 
     # -- one request ----------------------------------------------------------------------------------------
 
-    async def _resource(self, api: str, kind: str) -> Any:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                if self._dynamic is None:
-                    self._dynamic = await DynamicClient(self._api)  # type: ignore[no-untyped-call]
-                return await self._dynamic.resources.get(api_version=api, kind=kind)
-        except (ApiException, DynamicApiError, OSError, TimeoutError) as error:
-            raise _trouble(error) from None
+    def _resource(self, api: str, kind: str) -> Any:
+        found = self._resources.get((api, kind))
+        if found is None:
+            group, _, version = api.rpartition("/")
+            found = Resource(  # type: ignore[no-untyped-call]
+                prefix="apis" if group else "api",
+                group=group,
+                api_version=version,
+                kind=kind,
+                namespaced=True,
+                name=PLURALS[kind],
+                client=self._dynamic,
+                subresources={"status": {"kind": kind, "name": f"{PLURALS[kind]}/status", "namespaced": True}},
+            )
+            self._resources[api, kind] = found
+        return found
 
-    async def _write(self, method: Callable[..., Any], **arguments: Any) -> Any:
-        if not self._leads():
-            raise NotLeading
-        self.writes += 1
-        return await self._ask(method, **arguments)
+    async def _write(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
+        async def led(**arguments: Any) -> Any:
+            if not self._leads():  # asked for each try
+                raise NotLeading
+            self.writes += 1
+            return await method(**arguments)
 
-    async def _ask(self, method: Callable[..., Any], **arguments: Any) -> Any:
+        return await self._ask(led, **arguments)
+
+    async def _ask(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
+        """One request; again when the server is in trouble for a moment. Each of ours may be sent twice."""
+        for attempt in range(TRIES):
+            try:
+                return await self._once(method, **arguments)
+            except Trouble as trouble:
+                after = trouble.retry_after or 0.0
+                if attempt == TRIES - 1 or trouble.status not in PASSING or after > LONGEST:
+                    raise
+                await asyncio.sleep(max(after, random.uniform(0.05, 0.2) * 2**attempt))
+        raise AssertionError
+
+    async def _once(self, method: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
         try:
             async with asyncio.timeout(TIMEOUT):
                 answer = await method(serialize=False, **arguments)
-                return await answer.json()
-        except (ApiException, DynamicApiError, OSError, TimeoutError, ValueError) as error:
+                return dict(msgspec.json.decode(await answer.read()))
+        except (ApiException, DynamicApiError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _trouble(error) from None
 
 
@@ -271,7 +403,16 @@ def _trouble(error: Exception) -> Trouble:
         waits = None if after is None else float(after)
     except ValueError:
         waits = None
-    return Trouble(text, status=status, retry_after=waits)
+    return Trouble(text, status=status, retry_after=waits, ending=status == 403 and _ending(body))
+
+
+def _ending(body: Any) -> bool:
+    """Whether a refusal is for the namespace's end, as its admission says it."""
+    try:
+        causes = (json.loads(body).get("details") or {}).get("causes") or ()
+        return any(one.get("reason") == "NamespaceTerminating" for one in causes)
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def _holds(wanted: Any, live: Any) -> bool:

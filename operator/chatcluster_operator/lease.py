@@ -53,6 +53,19 @@ class FencedLease(LeaseLock):
         """See ``LeaseLock``."""
         return await self._taken(super().update(name, namespace, updated_record))
 
+    async def release(self, *, held: bool) -> None:
+        """Give it back if it was held: the next one need not wait for it to run out. Nothing may write any more."""
+        if not held:
+            return
+        try:
+            async with asyncio.timeout(REQUEST):
+                now = await self.api_instance.read_namespaced_lease(self.name, self.namespace)
+                if now.spec is not None and now.spec.holder_identity == self.identity:
+                    now.spec.holder_identity = now.spec.renew_time = now.spec.acquire_time = None
+                    await self.api_instance.replace_namespaced_lease(self.name, self.namespace, now)
+        except (TimeoutError, OSError, ApiException):
+            pass  # it runs out
+
     async def _taken(self, writing: Any) -> bool:
         asked = time.monotonic()
         try:

@@ -26,6 +26,37 @@ class Child:
         return cls(thing["apiVersion"], thing["kind"], thing["metadata"]["name"])
 
 
+def trimmed(thing: Object) -> dict[str, Any]:
+    """What of a child is kept: all that anybody here reads, and no more, since there are many."""
+    head = thing["metadata"]
+    kept = {key: head[key] for key in _HEAD if key in head}
+    found = {**thing, "metadata": kept}
+    kind = thing["kind"]
+    if kind == "Pod":
+        status = thing.get("status") or {}
+        found.pop("spec", None)
+        found["status"] = {key: status[key] for key in ("phase", "podIP") if key in status} | {
+            "conditions": [
+                {"type": one["type"], "status": one["status"]}
+                for one in status.get("conditions") or ()
+                if one["type"] == "Ready"
+            ]
+        }
+    elif kind in ("Deployment", "StatefulSet"):
+        # Of who owns what: who says how many.
+        kept["managedFields"] = [
+            {"manager": one.get("manager"), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+            for one in head.get("managedFields") or ()
+            if "f:replicas" in (one.get("fieldsV1") or {}).get("f:spec", {})
+        ]
+    elif kind != "Job":
+        found.pop("status", None)
+    return found
+
+
+_HEAD = ("name", "namespace", "uid", "generation", "labels", "annotations", "ownerReferences", "deletionTimestamp")
+
+
 @dataclass(frozen=True)
 class Workload:
     """A Deployment or StatefulSet."""

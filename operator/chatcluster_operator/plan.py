@@ -38,8 +38,8 @@ from chatcluster_operator.render.workloads import (
 )
 from chatcluster_operator.spec import Spec
 
-SOON, LATER = 2.0, 30.0
-"""Seconds until the next look, while something moves and when nothing does: drift is found within the second."""
+SOON, SCALING, LATER = 2.0, 10.0, 30.0
+"""Seconds until the next look, while something moves, while pods say how many there should be, and else."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def plan(
     made.status = _status(cluster, spec, observed, facts, now)
     if facts.moving or facts.draining:
         made.again = SOON
+    elif facts.scaling:
+        made.again = SCALING
     if spec.paused:
         made.apply, made.delete, made.costs, made.events = [], [], {}, []
     return made
@@ -230,7 +232,7 @@ def _replicas(
     }
     pods = observed.pods
     if spec.gateway.autoscaling.mode == "builtin":
-        current = sum(one.wanted for one in _running(cluster, observed, "gateway"))
+        current = _gateways_now(cluster, observed)
         outcome = scale.gateways(
             spec.gateway.autoscaling,
             spec.gateway.capacity.connections_per_pod,
@@ -258,6 +260,15 @@ def _replicas(
         if outcome.wish is not None:
             made.wishes[component] = outcome.wish
     return found
+
+
+def _gateways_now(cluster: Cluster, observed: Observed) -> int:
+    """As many as were wanted: in the middle of a roll-out more run than that, and must not be taken for a wish."""
+    running = _running(cluster, observed, "gateway")
+    if len(running) > 1:
+        told = ((observed.status.get("components") or {}).get("gateway") or {}).get("desired")
+        return int(told) if told else max(one.wanted for one in running)
+    return sum(one.wanted for one in running)
 
 
 def _drains(observed: Observed, facts: Facts, now: datetime) -> None:

@@ -11,16 +11,19 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
+from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
 from chatcluster_operator.names import Cluster, Component
-from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
+from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload, trimmed
 from chatcluster_operator.plan import Plan, plan
 from chatcluster_operator.render import OPTIONAL
 from chatcluster_operator.render.config import LINK_SECRET
@@ -45,41 +48,66 @@ Object = Mapping[str, Any]
 Measure = Callable[[str, Object], Awaitable[Mapping[str, float] | None]]
 """The metrics of a pod (namespace, pod), or None when it does not answer."""
 
-KINDS: Mapping[str, str] = {
-    "ServiceAccount": "v1",
-    "ConfigMap": "v1",
-    "Service": "v1",
-    "Pod": "v1",
-    "Deployment": "apps/v1",
-    "StatefulSet": "apps/v1",
-    "Job": "batch/v1",
-    "PodDisruptionBudget": "policy/v1",
-    "NetworkPolicy": "networking.k8s.io/v1",
-    "Ingress": "networking.k8s.io/v1",
-    "HorizontalPodAutoscaler": "autoscaling/v2",
-    "HTTPRoute": "gateway.networking.k8s.io/v1",
-    "ScaledObject": "keda.sh/v1alpha1",
-}
-"""Of all kinds of children the version that is written and watched. Secrets are not: who watches them may read all."""
-
 
 @dataclass
 class Cache:
     """What the watches told last."""
 
     clusters: dict[Key, Object] = field(default_factory=dict)
-    children: dict[Key, dict[Child, Object]] = field(default_factory=dict)
+    _children: dict[Key, dict[Child, tuple[int, bytes]]] = field(default_factory=dict)
+    """Version and JSON: a tenth of what objects take, and read only when one looks."""
 
-    def put(self, key: Key, thing: Object, *, gone: bool) -> None:
-        """A child that appeared, changed or went."""
-        mine = self.children.setdefault(key, {})
-        child = Child.of(thing)
-        if gone:
-            mine.pop(child, None)
-            if not mine:
-                self.children.pop(key, None)
-        else:
-            mine[child] = thing
+    def tell(self, key: Key, raw: Object) -> None:
+        """A ChatCluster as it is, or was before what is known of it already."""
+        known = self.clusters.get(key)
+        head = raw["metadata"]
+        if known is None or known["metadata"]["uid"] != head["uid"] or _version(known) <= _version(raw):
+            self.clusters[key] = {**raw, "metadata": {name: head[name] for name in head if name != "managedFields"}}
+
+    def forget(self, key: Key, uid: str) -> None:
+        """This ChatCluster is no more; another one of its name may be."""
+        if key in self.clusters and self.clusters[key]["metadata"]["uid"] == uid:
+            del self.clusters[key]
+
+    def put(self, key: Key, thing: Object) -> bool:
+        """A child as it is, or was; whether it became another in anything that counts."""
+        mine = self._children.setdefault(key, {})
+        child, version = Child.of(thing), _version(thing)
+        before = mine.get(child)
+        if before is not None and version < before[0]:
+            return False  # what we wrote was answered sooner than the watch told of what was there before
+        raw = msgspec.json.encode(trimmed(thing))
+        mine[child] = version, raw
+        return before is None or before[1] != raw
+
+    def drop(self, key: Key, child: Child, version: int) -> bool:
+        """A child went; whether that was the one known."""
+        mine = self._children.get(key, {})
+        if child not in mine or mine[child][0] > version:
+            return False
+        del mine[child]
+        if not mine:
+            del self._children[key]
+        return True
+
+    def children(self, key: Key) -> dict[Child, Object]:
+        """Of a cluster."""
+        return {child: msgspec.json.decode(raw) for child, (_, raw) in self._children.get(key, {}).items()}
+
+    def strangers(self, kind: str, namespace: str | None, seen: set[tuple[Key, str]]) -> list[tuple[Key, Child]]:
+        """Children of a kind that are known, and not among those seen."""
+        return [
+            (key, child)
+            for key, mine in self._children.items()
+            if namespace in (None, key[0])
+            for child in mine
+            if child.kind == kind and (key, child.name) not in seen
+        ]
+
+
+def _version(thing: Object) -> int:
+    # Versions are compared as numbers, as Kubernetes promises since 1.35 and keeps to since its beginning.
+    return int(thing["metadata"].get("resourceVersion") or 0)
 
 
 @dataclass
@@ -90,6 +118,39 @@ class _Memory:
     wishes: dict[Component, deque[Wish]] = field(default_factory=dict)
     measures: dict[str, tuple[float, Mapping[str, float] | None]] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
+    uid: str = ""
+    ended: str = ""
+    """The uid of what nothing can be made for any more."""
+
+
+class _Gone(Exception):
+    """The ChatCluster is no more, or about to be: nothing is made for it."""
+
+
+def _remember(wishes: deque[Wish], wish: Wish) -> None:
+    """One a second, the highest: an hour's window fits, however often one looks."""
+    if wishes and wish.at - wishes[-1].at < 1.0:
+        wishes[-1] = Wish(wishes[-1].at, max(wishes[-1].replicas, wish.replicas))
+    else:
+        wishes.append(wish)
+
+
+_PODS = frozenset({"Deployment", "StatefulSet", "Job"})
+
+
+@contextmanager
+def _collecting(troubles: list[Trouble]) -> Iterator[None]:
+    """One request that fails holds up no other; but of a namespace that ends nothing more is tried."""
+    try:
+        yield
+    except Trouble as trouble:
+        if trouble.ending:
+            raise
+        troubles.append(trouble)
+
+
+def _type(thing: Object) -> Object:
+    return {"apiVersion": thing["apiVersion"], "kind": thing["kind"]}
 
 
 class Reconciler:
@@ -111,6 +172,9 @@ class Reconciler:
         self.failures = 0
         self.seconds: deque[float] = deque(maxlen=10_000)
         self.last = time.monotonic()
+        self.synced = asyncio.Event()
+        """Set when all children are known: before, nothing is looked at."""
+        self._running: dict[Key, float] = {}
 
     def look(self, key: Key, after: float = GATHER) -> None:
         """Look at this one within ``after`` seconds."""
@@ -134,8 +198,14 @@ class Reconciler:
         now = time.monotonic()
         return sum(due <= now for due in self._due.values())
 
+    def behind(self) -> float:
+        """Seconds for which the look that is longest due, or takes longest, has been waited for."""
+        now = time.monotonic()
+        return max(0.0, *(now - one for one in (*self._due.values(), *self._running.values())), 0.0)
+
     async def run(self) -> None:
         """Until cancelled."""
+        await self.synced.wait()
         free = asyncio.Semaphore(WORKERS)
         async with asyncio.TaskGroup() as group:
             while True:
@@ -168,17 +238,24 @@ class Reconciler:
     async def _turn(self, key: Key, free: asyncio.Semaphore) -> None:
         memory = self._memories.setdefault(key, _Memory())
         again: float | None
-        began = time.monotonic()
+        began = self._running[key] = time.monotonic()
         try:
             again = await self._pass(key, memory)
             memory.attempt = 0
         except NotLeading:
             again = None
+        except _Gone:
+            again = None
         except Trouble as trouble:
             self.failures += 1
             again = backoff(memory.attempt, trouble.retry_after)
             memory.attempt += 1
-            log.warning("%s/%s: %s; again in %.1f s", *key, trouble, again)
+            if trouble.ending:
+                # Its namespace never comes back, but as another one: nothing is tried again for this ChatCluster.
+                memory.ended, again = memory.uid, None
+                log.info("%s/%s: its namespace is being deleted: it is left alone", *key)
+            else:
+                log.warning("%s/%s: %s; again in %.1f s", *key, trouble, again)
         except Exception:
             self.failures += 1
             again = 30.0
@@ -188,6 +265,7 @@ class Reconciler:
             self.last = time.monotonic()
             self.passes += 1
             self._busy.discard(key)
+            self._running.pop(key, None)
             free.release()
         if key not in self.cache.clusters:
             self._memories.pop(key, None)
@@ -205,21 +283,28 @@ class Reconciler:
         raw = self.cache.clusters.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             return None  # its children go with it
+        memory.uid = raw["metadata"]["uid"]
+        if memory.uid == memory.ended:
+            return None
         kube = self._kube
-        cluster = Cluster(key[0], key[1], raw["metadata"]["uid"])
+        cluster = Cluster(key[0], key[1], memory.uid)
         try:
             spec = Spec.model_validate(raw["spec"])
         except ValidationError as error:
             await self._invalid(cluster, raw, error)
             return None
         if time.monotonic() - self._kinds_at > KINDS_AGE:
-            kube.forget_kinds()
-            self._kinds = await kube.kinds({kind: KINDS[kind] for kind in OPTIONAL})
+            self._kinds = await kube.kinds({kind: CHILDREN[kind] for kind in OPTIONAL})
             self._kinds_at = time.monotonic()
-        children = dict(self.cache.children.get(key, {}))
+        children = self.cache.children(key)
         for kind in sorted(self._kinds):
-            for thing in await kube.listed(KINDS[kind], kind, key[0], cluster.labels()):
-                children[Child.of(thing)] = thing
+            try:
+                found = await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels())
+            except Trouble as trouble:
+                if trouble.status == 404:
+                    self._kinds_at = float("-inf")  # its definition was taken away
+                raise
+            children |= {Child.of(thing): thing for thing in found}
         observed = await self._observe(key, cluster, spec, raw, children, memory)
         now = time.monotonic()
         made = plan(
@@ -231,8 +316,8 @@ class Reconciler:
             wishes=memory.wishes,
         )
         for component, wish in made.wishes.items():
-            memory.wishes.setdefault(component, deque(maxlen=4000)).append(Wish(now, wish))
-        await self._carry_out(cluster, spec, made, observed, children)
+            _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
+        await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
         return made.again
 
@@ -278,14 +363,23 @@ class Reconciler:
         return {name: known[name][1] for name in names if name in known}
 
     async def _carry_out(
-        self, cluster: Cluster, spec: Spec, made: Plan, observed: Observed, children: Mapping[Child, Object]
+        self,
+        cluster: Cluster,
+        spec: Spec,
+        made: Plan,
+        observed: Observed,
+        children: Mapping[Child, Object],
+        memory: _Memory,
     ) -> None:
-        kube = self._kube
+        kube, key = self._kube, (cluster.namespace, cluster.name)
         link = cluster.child(LINK_SECRET)
+        if any(Child.of(wanted) not in children for wanted in made.apply) and not await kube.current(cluster):
+            self.cache.forget(key, cluster.uid)
+            raise _Gone
         if made.apply and link in secrets_of(cluster, spec) and link not in observed.secrets:
             await kube.make_link_secret(cluster)
             made.again = 0.5  # pods are described by it
-            made.apply = [one for one in made.apply if one["kind"] not in ("Deployment", "StatefulSet", "Job")]
+            made.apply = [one for one in made.apply if one["kind"] not in _PODS]
             made.events = []
         costs = {
             thing["metadata"]["name"]: (thing["metadata"].get("annotations") or {}).get(
@@ -294,17 +388,27 @@ class Reconciler:
             for child, thing in children.items()
             if child.kind == "Pod"
         }
+        troubles: list[Trouble] = []
         for pod, cost in made.costs.items():
             if costs.get(pod) != str(cost):
-                await kube.cost(cluster.namespace, pod, cost)
+                with _collecting(troubles):
+                    await kube.cost(cluster.namespace, pod, cost)
         for wanted in made.apply:
-            if await kube.apply(wanted, children.get(Child.of(wanted))):
-                log.info(
-                    "%s/%s: applied %s %s", cluster.namespace, cluster.name, wanted["kind"], wanted["metadata"]["name"]
-                )
-        for child in made.delete:
-            await kube.delete(cluster.namespace, child)
-            log.info("%s/%s: deleted %s %s", cluster.namespace, cluster.name, child.kind, child.name)
+            if troubles and wanted["kind"] in _PODS:
+                continue  # pods may need what could not be written, and the emptiest gateway must be known to go
+            with _collecting(troubles):
+                written = await kube.apply(wanted, children.get(Child.of(wanted)))
+                if written is not None:
+                    memory.attempt = 0  # it gets on
+                    self.cache.put(key, {**written, **_type(wanted)})
+                    log.info("%s/%s: applied %s %s", *key, wanted["kind"], wanted["metadata"]["name"])
+        if not troubles:
+            for child in made.delete:
+                with _collecting(troubles):
+                    await kube.delete(cluster.namespace, child)
+                    log.info("%s/%s: deleted %s %s", *key, child.kind, child.name)
+        if troubles:
+            raise troubles[0]
 
     async def _say(self, cluster: Cluster, raw: Object, made: Plan, memory: _Memory) -> None:
         kube = self._kube
@@ -320,9 +424,9 @@ class Reconciler:
             return
         old = {one["type"]: one["status"] for one in before.get("conditions") or ()}
         gone = {name: None for name in before if name not in made.status}
-        await kube.status(cluster, {**made.status, **gone})
-        # Until the watch tells it back, it stands as it was said.
-        self.cache.clusters[cluster.namespace, cluster.name] = {**raw, "status": made.status}
+        self.cache.tell(
+            (cluster.namespace, cluster.name), await kube.status(cluster, {**made.status, **gone})
+        )  # sooner than the watch
         for one in made.status["conditions"]:
             if old.get(one["type"]) not in (None, one["status"]):
                 bad = (one["status"] == "True") == (one["type"] in ("Degraded", "UpgradeBlocked"))

@@ -47,7 +47,10 @@ def plane(tmp_path_factory):
                     "kind": "ClusterRoleBinding",
                     "metadata": {"name": name},
                     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"}],
+                    "subjects": [
+                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"},
+                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "operators"},
+                    ],
                 },
             )
         yield found

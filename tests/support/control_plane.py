@@ -25,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ADMIN = "admin"
+OPERATORS = ("operator-one", "operator-two")
+"""Users of the group ``operators``: to tell replicas from each other in the audit log."""
 
 
 def binaries(*tools: str) -> Path:
@@ -78,9 +80,9 @@ class ControlPlane:
     def start(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
-        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator"):
+        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", *OPERATORS):
             self._tokens[name] = secrets.token_hex(16)
-        groups = {ADMIN: "system:masters"}
+        groups = {ADMIN: "system:masters"} | dict.fromkeys(OPERATORS, "operators")
         lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]
         (pki / "tokens.csv").write_text("\n".join(lines) + "\n")
         _certificates(pki)
@@ -110,6 +112,8 @@ class ControlPlane:
                 "--use-service-account-credentials=true",
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
+                "--horizontal-pod-autoscaler-sync-period=2s",
+                "--horizontal-pod-autoscaler-initial-readiness-delay=0s",
             ]
             self._run(
                 part,
@@ -123,7 +127,8 @@ class ControlPlane:
     def start_nodes(self, count: int = 6) -> None:
         """Nodes that do not exist, by kwok: pods on them run, are ready and end when told, Jobs complete.
 
-        Their addresses are in 127.250.0.0/16, so that a test can answer for a pod.
+        Their addresses are in a part of 127.0.0.0/8 of this control plane's own, so that a test can answer for a pod
+        (``pod_metrics``) and for none of another test's.
         """
         stages = (self.bin.parent.parent / "go/mod/sigs.k8s.io/kwok@v0.8.0/kustomize/stage").resolve()
         files = [
@@ -136,7 +141,11 @@ class ControlPlane:
         self._run(
             "kwok",
             *(f"--kubeconfig={self.kubeconfig}", f"--config={config}", "--manage-all-nodes=true"),
-            *("--cidr=127.250.0.0/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=40"),
+            *(
+                f"--cidr=127.{100 + os.getpid() % 150}.0.0/16",
+                "--node-ip=127.0.0.1",
+                "--node-lease-duration-seconds=40",
+            ),
             f"--server-address=127.0.0.1:{free_port()}",
         )
         room = {"cpu": "1000", "memory": "4Ti", "pods": "2000"}
@@ -175,6 +184,15 @@ class ControlPlane:
     def stop_api(self) -> None:
         """As if its machine were gone."""
         self._end("kube-apiserver", signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """One of its processes does nothing for the time of the block."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
@@ -220,8 +238,8 @@ class ControlPlane:
                 raise TimeoutError((self.folder / "kube-apiserver.log").read_text()[-3000:])
             time.sleep(0.1)
 
-    def config_for(self, user: str, path: Path) -> Path:
-        """A kubeconfig."""
+    def config_for(self, user: str, path: Path, server: str = "") -> Path:
+        """A kubeconfig; of another server that stands before this one, if given."""
         authority = base64.b64encode((self.folder / "pki/ca.crt").read_bytes()).decode() if user else ""
         path.write_text(
             json.dumps(
@@ -229,7 +247,10 @@ class ControlPlane:
                     "apiVersion": "v1",
                     "kind": "Config",
                     "clusters": [
-                        {"name": "c", "cluster": {"server": self.url, "certificate-authority-data": authority}}
+                        {
+                            "name": "c",
+                            "cluster": {"server": server or self.url, "certificate-authority-data": authority},
+                        }
                     ],
                     "users": [{"name": "u", "user": {"token": self._tokens[user]}}],
                     "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
@@ -278,18 +299,26 @@ class ControlPlane:
 
     def writes(self, user: str, since: float = 0.0) -> list[tuple[str, str]]:
         """What a user changed, as (verb, path) from the audit log, Leases and Events aside."""
+        return [
+            (entry["verb"], entry["requestURI"].partition("?")[0])
+            for entry in self.audited((user,), since)
+            if (entry.get("objectRef") or {}).get("resource") not in ("leases", "events")
+        ]
+
+    def audited(self, users: Sequence[str], since: float = 0.0) -> list[Any]:
+        """Every request of these users that was to change something, Leases and Events among them, as they came."""
         found = []
         for line in self.audit.read_text().splitlines():
+            if not any(user in line for user in users):
+                continue
             entry = json.loads(line)
-            if entry["stage"] != "ResponseComplete" or entry["user"]["username"] != user:
+            if entry["stage"] != "ResponseComplete" or entry["user"]["username"] not in users:
                 continue
             if entry["verb"] in ("get", "list", "watch"):
                 continue
-            if (entry.get("objectRef") or {}).get("resource") in ("leases", "events"):
-                continue
             if _seconds(entry["requestReceivedTimestamp"]) >= since:
-                found.append((entry["verb"], entry["requestURI"].partition("?")[0]))
-        return found
+                found.append(entry)
+        return sorted(found, key=lambda entry: _seconds(entry["requestReceivedTimestamp"]))
 
 
 def _seconds(stamp: str) -> float:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from control_plane import free_port
 
@@ -23,9 +27,9 @@ def until(holds, seconds=60.0, pause=0.1):
 
 
 @contextmanager
-def operating(plane, folder, *options):
+def operating(plane, folder, *options, user="operator", server="", variables=()):
     """An operator's process."""
-    conf = plane.config_for("operator", folder / "operator.conf")
+    conf = plane.config_for(user, folder / "operator.conf", server)
     log = folder / "operator.log"
     port = free_port()
     with log.open("ab") as out:
@@ -36,7 +40,7 @@ def operating(plane, folder, *options):
             ],
             stdout=out,
             stderr=out,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **dict(variables)},
         )
     process.log, process.port = log, port  # type: ignore[attr-defined]
     try:
@@ -49,3 +53,52 @@ def operating(plane, folder, *options):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def supervised(plane, folder, *options, user="operator", server=""):
+    """An operator that is started anew when it ends, as by its Deployment. Gives what ends the process of now."""
+    over = threading.Event()
+    now, codes = [], []
+
+    def keep():
+        while not over.is_set():
+            with operating(plane, folder, *options, user=user, server=server) as process:
+                now[:] = [process]
+                while process.poll() is None and not over.wait(0.1):
+                    pass
+                codes.append(process.poll())
+
+    def kill():
+        if now:
+            now[0].kill()
+
+    keeper = threading.Thread(target=keep, name="supervisor")
+    keeper.start()
+    try:
+        yield SimpleNamespace(kill=kill, now=now, codes=codes)
+    finally:
+        over.set()
+        keeper.join(30)
+
+
+def figures(process):
+    """Its metrics, by name; none while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return {}
+    lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def well(process):
+    """What ``/healthz`` says: its status and words."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/healthz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)

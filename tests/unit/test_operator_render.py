@@ -13,9 +13,9 @@ from chatcluster.app.embedded import Settings
 from chatcluster.app.platform_settings import settings_from
 from chatcluster.app.roles.settings import cluster_settings
 from chatcluster.app.settings import convert
+from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.names import COMPONENTS, Cluster
 from chatcluster_operator.rbac import TABLE
-from chatcluster_operator.reconciler import KINDS
 from chatcluster_operator.render import around
 from chatcluster_operator.render.config import config
 from chatcluster_operator.render.workloads import embedded, migration, pods_of
@@ -151,7 +151,7 @@ def test_another_namespace_or_name_shares_no_key_of_redis():
 def test_every_kind_that_is_written_is_allowed_by_the_table():
     plurals = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
     may = {(group, resource) for group, resource, verbs, _ in TABLE if "patch" in verbs}
-    for kind, api in KINDS.items():
+    for kind, api in CHILDREN.items():
         group = api.rpartition("/")[0]
         assert (group, plurals.get(kind, kind.lower() + "s")) in may
     assert not any("*" in (group, resource, *verbs) for group, resource, verbs, _ in TABLE)

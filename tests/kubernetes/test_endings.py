@@ -1,0 +1,89 @@
+"""What is being deleted gets nothing more: a ChatCluster, its namespace, one that went while nobody watched."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import pytest
+
+from clusters import cluster, path_of, ready, secret
+from control_plane import Refused
+from operating import operating, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def ending(plane):
+    """A namespace that is being deleted and cannot end, as something in it has a finalizer."""
+    name = f"ending-{time.time_ns()}"
+    plane.apply(f"/api/v1/namespaces/{name}", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    holds = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "holds", "finalizers": ["test.example/it"]}}
+    plane.apply(f"/api/v1/namespaces/{name}/configmaps/holds", holds)
+    yield name
+    free = {"metadata": {"finalizers": None}}
+    plane.ask("PATCH", f"/api/v1/namespaces/{name}/configmaps/holds", free, "application/merge-patch+json")
+    with suppress(Refused):
+        plane.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def held(namespace):
+    """A ChatCluster that stays while its namespace ends."""
+    found = cluster(namespace)
+    found["metadata"]["finalizers"] = ["test.example/it"]
+    return found
+
+
+def let_go(plane, namespace):
+    free = {"metadata": {"finalizers": None}}
+    plane.ask("PATCH", path_of(namespace), free, "application/merge-patch+json")
+
+
+def within(found, namespace):
+    return [one for one in found if f"/namespaces/{namespace}/" in one[1]]
+
+
+def test_in_a_namespace_that_ends_it_is_tried_once_and_never_again(plane, ending, tmp_path):
+    """As the operator starts it does not know, and each try is refused with 403."""
+    secret(plane, ending)
+    plane.apply(path_of(ending), cluster(ending))
+    with plane.frozen("kube-controller-manager"):  # whoever empties a namespace has much to do
+        plane.ask("DELETE", f"/api/v1/namespaces/{ending}")
+        since = time.time()
+        with operating(plane, tmp_path):
+            link = ("create", f"/api/v1/namespaces/{ending}/secrets")
+            until(lambda: within(plane.writes("operator", since), ending))
+            time.sleep(15)
+            assert within(plane.writes("operator", since), ending) == [link]
+        assert "deletionTimestamp" not in plane.get(path_of(ending))["metadata"]
+
+
+def test_a_namespace_that_ends_while_it_runs_gets_nothing_again(plane, ending, tmp_path):
+    secret(plane, ending)
+    with operating(plane, tmp_path) as process:
+        plane.apply(path_of(ending), cluster(ending))
+        until(lambda: ready(plane, ending), 90)
+        plane.ask("DELETE", f"/api/v1/namespaces/{ending}")
+        until(lambda: not plane.get(f"/apis/apps/v1/namespaces/{ending}/deployments")["items"], 60)
+        time.sleep(3)
+        since = time.time()
+        time.sleep(15)
+        assert within(plane.writes("operator", since), ending) == []
+        assert "Traceback" not in process.log.read_text()
+
+
+def test_a_cluster_that_is_being_deleted_gets_no_creations(plane, namespace, tmp_path):
+    secret(plane, namespace)
+    with operating(plane, tmp_path):
+        plane.apply(path_of(namespace), held(namespace))
+        until(lambda: ready(plane, namespace), 90)
+        since = time.time()
+        plane.ask("DELETE", f"{path_of(namespace)}?propagationPolicy=Foreground")
+        until(lambda: not plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"], 60)
+        time.sleep(5)
+        assert within(plane.writes("operator", since), namespace) == []
+        let_go(plane, namespace)
+        until(lambda: plane.get(path_of(namespace)) is None, 30)
+        time.sleep(5)
+        assert within(plane.writes("operator", since), namespace) == []
