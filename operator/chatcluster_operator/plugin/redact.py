@@ -1,0 +1,240 @@
+"""Takes secrets out of what is handed to others. Pure.
+
+In three steps: everything is read first, and what stands where secrets stand (``password: …``, ``Bearer …``, a user
+and password in an address) is remembered, beside the values of Secrets that were read for this alone; then what was
+remembered is removed wherever else it stands, also as base64, hexadecimal, percent-encoded or as an escaped string;
+and what looks like a secret is removed though nobody told. Rather a word too many than one too few.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+GONE = "▒▒▒▒▒▒"
+"""Stands where something was. Of no character of which secrets are made."""
+SHORT = 6
+"""Secrets below so many characters are removed as whole words only: as parts of words they would be everywhere."""
+
+_SENSITIVE = re.compile(
+    r"pass(?:word|wd|phrase|code)?s?$|pwd$|secrets?$|tokens?$|credentials?$|api[-_.]?keys?$|private[-_.]?keys?$|"
+    r"signing[-_.]?keys?$|access[-_.]?keys?(?:[-_.]?id)?$|account[-_.]?keys?$|shared[-_.]?keys?$|"
+    r"client[-_.]?secrets?$|authorization$|cookies?$|bearer$|dsn$|connection[-_.]?strings?$|jaas[-_.]?config$|"
+    r"session[-_.]?id$|jwt$|otp$|pin$|salt$|webhook[-_.]?url$",
+    re.IGNORECASE,
+)
+_REFERENCE = re.compile(r"(?:ref|name|names|hash|file|path|mount|volume|version|class|key_?ref)$", re.IGNORECASE)
+"""Ends of keys that name where a secret is."""
+_HARMLESS = re.compile(r"(?:|true|false|null|none|nil|yes|no|on|off|<redacted>|\*+|-?\d{1,4})", re.IGNORECASE)
+_POINTERS = frozenset(
+    {"name", "key", "secretName", "optional", "defaultMode", "namespace", "kind", "items", "mode", "path"}
+)
+"""Fields of an object that points to a Secret."""
+_DROPPED = frozenset({"managedFields", "kubectl.kubernetes.io/last-applied-configuration"})
+
+_WORD = r"[A-Za-z0-9_.\-]*"
+_NAMED = (
+    r"(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|credentials?|api[-_.]?key|private[-_.]?key|signing[-_.]?key|"
+    r"access[-_.]?key(?:[-_.]?id)?|account[-_.]?key|shared[-_.]?key|authorization|cookie|dsn|connection[-_.]?string|"
+    r"jaas[-_.]?config|session[-_.]?id|jwt)s?"
+)
+_PAIR = re.compile(
+    rf"""(?P<key>\\*["']?{_WORD}{_NAMED}\\*["']?\s*(?:=>|[=:])\s*|--{_WORD}{_NAMED}[=\s]\s*)"""
+    rf"""(?P<value>(?P<q>\\*["'])(?:(?!(?P=q)).)+(?P=q)|[^\s,;&"'}}\])]+)""",
+    re.IGNORECASE,
+)
+_PATTERNS = (
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,3}"),
+    re.compile(r"(?<=bearer )\s*[^\s\"',;]+|(?<=basic )\s*[A-Za-z0-9+/=_-]{6,}", re.IGNORECASE),
+    re.compile(r"(?<=://)[^\s/@\"']*:[^\s/\"']*(?=@)"),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    re.compile(r"(?<![A-Za-z0-9:@])[0-9a-fA-F]{64,}(?![A-Za-z0-9])"),
+)
+
+
+class Redactor:
+    """``learn`` from everything, then ``clean`` everything."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._known: set[str] = set()
+        self._compiled: re.Pattern[str] | None = None
+        self.removed = 0
+        for value in values:
+            self._remember(value)
+
+    @property
+    def known(self) -> int:
+        """How many different secrets are removed wherever they stand."""
+        return len(self._known)
+
+    # -- learning -----------------------------------------------------------------------------------------
+
+    def learn(self, what: Any) -> None:
+        """From an object of the API, or a text."""
+        if isinstance(what, str):
+            self._learn_text(what)
+            return
+        for _, value, sensitive in _leaves(what):
+            if sensitive:
+                self._remember(value)
+            if isinstance(value, str):
+                self._learn_text(value)
+
+    def _learn_text(self, text: str) -> None:
+        for found in _PAIR.finditer(text):
+            self._remember(found["value"].strip("\\\"'"))
+        for pattern in _PATTERNS:
+            for match in pattern.finditer(text):
+                self._remember(match[0])
+                user, colon, password = match[0].partition(":")
+                if colon and "\n" not in match[0]:
+                    self._remember(password)
+
+    def _remember(self, value: Any) -> None:
+        text = value if isinstance(value, str) else json.dumps(value)
+        for one in {text, text.strip(), *(line.strip() for line in text.splitlines() if len(line.strip()) >= 16)}:
+            if one and GONE not in one and not _HARMLESS.fullmatch(one):
+                self._known.add(one)
+                self._compiled = None
+
+    # -- cleaning -----------------------------------------------------------------------------------------
+
+    def clean(self, what: Any) -> Any:
+        """The same without secrets; an object stays one of the same form."""
+        if isinstance(what, str):
+            return self.text(what)
+        return self._clean(what, sensitive=False)
+
+    def _clean(self, what: Any, *, sensitive: bool) -> Any:
+        if isinstance(what, Mapping):
+            found = {}
+            named = _named_value(what)
+            for key, value in what.items():
+                if key in _DROPPED:
+                    continue
+                found[self.text(key)] = self._clean(
+                    value, sensitive=_inherits(key, value, what, sensitive) or key == named
+                )
+            return found
+        if isinstance(what, list):
+            follows = _follows(what)
+            return [self._clean(one, sensitive=sensitive or at in follows) for at, one in enumerate(what)]
+        if what is None or isinstance(what, bool):
+            return what
+        if sensitive and not _HARMLESS.fullmatch(str(what)):
+            self.removed += 1
+            return GONE
+        if isinstance(what, str):
+            return self.text(what)
+        return what if self.text(str(what)) == str(what) else GONE
+
+    def text(self, text: str) -> str:
+        """A text without secrets."""
+        text = _PAIR.sub(self._pair, text)
+        for pattern in _PATTERNS:
+            text = pattern.sub(self._gone, text)
+        if self._compiled is None and self._known:
+            self._compiled = re.compile("|".join(_alternatives(self._known)))
+        if self._compiled is not None:
+            # What is left and right of something that was removed may be one again.
+            for _ in range(100):
+                text, count = self._compiled.subn(GONE, text)
+                self.removed += count
+                if not count:
+                    break
+        return text
+
+    def _pair(self, match: re.Match[str]) -> str:
+        value = match["value"]
+        bare = value.strip("\\\"'")
+        if _HARMLESS.fullmatch(bare) or bare == GONE:
+            return match[0]
+        self.removed += 1
+        # Escaped quotes stay, so that JSON in a text stays JSON.
+        return f"{match['key']}{match['q'] or ''}{GONE}{match['q'] or ''}"
+
+    def _gone(self, match: re.Match[str]) -> str:
+        if match[0].strip() == GONE:
+            return match[0]
+        self.removed += 1
+        return GONE
+
+
+def sensitive_key(key: str) -> bool:
+    """Whether secrets stand under such a key."""
+    return bool(_SENSITIVE.search(key)) and not _REFERENCE.search(key)
+
+
+def _inherits(key: str, value: Any, of: Mapping[str, Any], sensitive: bool) -> bool:
+    """Whether what stands under a key of an object is secret."""
+    if sensitive_key(key):
+        # secret: {secretName: x} and secretKeyRef say where, not what; token: {…} says what.
+        return not (isinstance(value, Mapping) and set(value) <= _POINTERS)
+    return sensitive and not _REFERENCE.search(key)
+
+
+def _named_value(what: Mapping[str, Any]) -> str:
+    """``value`` of ``{name: PASSWORD, value: …}``."""
+    name = what.get("name")
+    return "value" if isinstance(name, str) and "value" in what and sensitive_key(name) else ""
+
+
+def _follows(what: list[Any]) -> set[int]:
+    """Of arguments those after ``--password``."""
+    return {
+        at + 1
+        for at, one in enumerate(what)
+        if isinstance(one, str) and one.startswith("-") and "=" not in one and " " not in one and sensitive_key(one)
+    }
+
+
+def _leaves(what: Any, key: str = "", *, sensitive: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    if isinstance(what, Mapping):
+        named = _named_value(what)
+        for name, value in what.items():
+            yield from _leaves(value, name, sensitive=_inherits(name, value, what, sensitive) or name == named)
+    elif isinstance(what, list):
+        follows = _follows(what)
+        for at, one in enumerate(what):
+            yield from _leaves(one, key, sensitive=sensitive or at in follows)
+    elif what is not None and not isinstance(what, bool):
+        yield key, what, sensitive
+
+
+def _alternatives(known: Iterable[str]) -> list[str]:
+    """Patterns of every form of every secret, the longest first."""
+    found: dict[str, str] = {}
+    for secret in known:
+        for form in forms_of(secret):
+            escaped = re.escape(form)
+            # Hexadecimal and percent codes are written in both cases.
+            short = len(form) < SHORT
+            found[form] = rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])" if short else escaped
+    return [found[form] for form in sorted(found, key=lambda form: (-len(form), form))]
+
+
+def forms_of(secret: str) -> set[str]:
+    """How a secret may be written."""
+    raw = secret.encode()
+    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    found = {secret, *percent, *(re.sub(r"%[0-9A-F]{2}", lambda code: code[0].lower(), one) for one in percent)}
+    for ascii_only in (True, False):
+        once = json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
+        found |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}
+    if len(raw) >= 4:
+        found |= {raw.hex(), raw.hex().upper()}
+        for shift in range(3):  # where in a longer text it begins
+            # Without the characters at both ends that hold bits of its neighbours.
+            text = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
+            core = text[(0, 2, 3)[shift] :]
+            core = core[: len(core) - 1] if (shift + len(raw)) % 3 else core
+            if len(core) >= SHORT - 1:
+                found |= {core, core.replace("+", "-").replace("/", "_")}
+        whole = base64.b64encode(raw).decode()
+        found |= {whole, base64.urlsafe_b64encode(raw).decode(), whole.rstrip("=")}
+    return {form for form in found if form}
