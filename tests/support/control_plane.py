@@ -78,7 +78,7 @@ class ControlPlane:
     def start(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
-        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator"):
+        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", "oncall"):
             self._tokens[name] = secrets.token_hex(16)
         groups = {ADMIN: "system:masters"}
         lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]

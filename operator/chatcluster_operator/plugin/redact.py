@@ -29,7 +29,9 @@ _SENSITIVE = re.compile(
 )
 _REFERENCE = re.compile(r"(?:ref|name|names|hash|file|path|mount|volume|version|class|key_?ref)$", re.IGNORECASE)
 """Ends of keys that name where a secret is."""
-_HARMLESS = re.compile(r"(?:|true|false|null|none|nil|yes|no|on|off|<redacted>|\*+|-?\d{1,4})", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"(?:|bearer|basic|digest|negotiate|true|false|null|none|nil|yes|no|on|off|<redacted>|\*+|-?\d{1,4})", re.IGNORECASE
+)
 _POINTERS = frozenset(
     {"name", "key", "secretName", "optional", "defaultMode", "namespace", "kind", "items", "mode", "path"}
 )
@@ -51,6 +53,7 @@ _PATTERNS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,3}"),
     re.compile(r"(?<=bearer )\s*[^\s\"',;]+|(?<=basic )\s*[A-Za-z0-9+/=_-]{6,}", re.IGNORECASE),
+    re.compile(r"(?<=cookie: )[^\r\n\"]+", re.IGNORECASE),
     re.compile(r"(?<=://)[^\s/@\"']*:[^\s/\"']*(?=@)"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     re.compile(r"(?<![A-Za-z0-9:@])[0-9a-fA-F]{64,}(?![A-Za-z0-9])"),
@@ -58,14 +61,19 @@ _PATTERNS = (
 
 
 class Redactor:
-    """``learn`` from everything, then ``clean`` everything."""
+    """``learn`` from everything, then ``clean`` everything.
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
+    ``values``: secrets that are known; ``keep``: names that are no secrets, even where secrets stand.
+    """
+
+    def __init__(self, values: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
         self._known: set[str] = set()
+        self._keep: frozenset[str] = frozenset()
         self._compiled: re.Pattern[str] | None = None
         self.removed = 0
         for value in values:
             self._remember(value)
+        self._keep = frozenset(keep) - self._known
 
     @property
     def known(self) -> int:
@@ -91,14 +99,15 @@ class Redactor:
         for pattern in _PATTERNS:
             for match in pattern.finditer(text):
                 self._remember(match[0])
-                user, colon, password = match[0].partition(":")
-                if colon and "\n" not in match[0]:
-                    self._remember(password)
+                for text_of in (match[0], _decoded(match[0])):
+                    _, colon, password = text_of.partition(":")
+                    if colon and "\n" not in text_of:
+                        self._remember(password)  # of user:password
 
     def _remember(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value)
         for one in {text, text.strip(), *(line.strip() for line in text.splitlines() if len(line.strip()) >= 16)}:
-            if one and GONE not in one and not _HARMLESS.fullmatch(one):
+            if one and GONE not in one and one not in self._keep and not _HARMLESS.fullmatch(one):
                 self._known.add(one)
                 self._compiled = None
 
@@ -126,7 +135,7 @@ class Redactor:
             return [self._clean(one, sensitive=sensitive or at in follows) for at, one in enumerate(what)]
         if what is None or isinstance(what, bool):
             return what
-        if sensitive and not _HARMLESS.fullmatch(str(what)):
+        if sensitive and not _HARMLESS.fullmatch(str(what)) and what not in self._keep:
             self.removed += 1
             return GONE
         if isinstance(what, str):
@@ -135,9 +144,9 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """A text without secrets."""
-        text = _PAIR.sub(self._pair, text)
         for pattern in _PATTERNS:
             text = pattern.sub(self._gone, text)
+        text = _PAIR.sub(self._pair, text)
         if self._compiled is None and self._known:
             self._compiled = re.compile("|".join(_alternatives(self._known)))
         if self._compiled is not None:
@@ -152,7 +161,7 @@ class Redactor:
     def _pair(self, match: re.Match[str]) -> str:
         value = match["value"]
         bare = value.strip("\\\"'")
-        if _HARMLESS.fullmatch(bare) or bare == GONE:
+        if _HARMLESS.fullmatch(bare) or bare == GONE or bare in self._keep:
             return match[0]
         self.removed += 1
         # Escaped quotes stay, so that JSON in a text stays JSON.
@@ -165,9 +174,17 @@ class Redactor:
         return GONE
 
 
+def _decoded(text: str) -> str:
+    """Of ``Basic dXNlcjpwYXNzd29yZA==``."""
+    try:
+        return base64.b64decode(text.strip(), validate=True).decode()
+    except ValueError:
+        return ""
+
+
 def sensitive_key(key: str) -> bool:
     """Whether secrets stand under such a key."""
-    return bool(_SENSITIVE.search(key)) and not _REFERENCE.search(key)
+    return bool(_SENSITIVE.search(key.rstrip("0123456789_-."))) and not _REFERENCE.search(key)
 
 
 def _inherits(key: str, value: Any, of: Mapping[str, Any], sensitive: bool) -> bool:

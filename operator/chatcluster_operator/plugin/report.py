@@ -104,14 +104,14 @@ def run(options: argparse.Namespace) -> int:
         "by": f"kubectl chat report, chatcluster {_version()}",
         "namespace": api.namespace,
         "name": name,
-        "secrets": "no Secret is in here; "
+        "redacted": "no Secret is in here; "
         + (
             "none was read, so that their values are removed only where they look like secrets"
             if options.no_read_secrets
             else f"{len(values)} values were read, only to remove them"
         ),
     }
-    data = bundle.packed(Redactor(values), about)
+    data = bundle.packed(Redactor(values, keep=secrets_of(cluster["spec"])), about)
     path = Path(options.file or f"chatcluster-{api.namespace}-{name}-{now:%Y%m%dT%H%M%SZ}.tar.gz")
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -140,7 +140,7 @@ def gather(api: Api, bundle: Bundle, cluster: Any, options: argparse.Namespace) 
             pods = list(found or ())
     events = _try(bundle, "events", lambda: api.items(path_of("events.k8s.io/v1", "events", space)))
     bundle.put("events.json", [one for one in events or () if _concerns(one, children)])
-    _logs(api, bundle, pods[: 10 * options.pods or 1] if options.pods else [], options, "logs")
+    _logs(api, bundle, pods, options, "logs")
     _operator(api, bundle, options)
     server = _try(bundle, "version of Kubernetes", lambda: api.get("/version"))
     crd = _try(
@@ -196,8 +196,8 @@ def _try(bundle: Bundle, what: str, read: Any) -> Any:
 
 def _logs(api: Api, bundle: Bundle, pods: list[Any], options: argparse.Namespace, folder: str) -> None:
     ordered = sorted(pods, key=_interest)
-    for pod in ordered[options.pods :]:
-        bundle.missing[f"{folder}/{pod['metadata']['name']}"] = f"--pods {options.pods}"
+    if len(ordered) > options.pods:
+        bundle.missing[f"{folder} of {len(ordered) - options.pods} pods"] = f"--pods {options.pods}"
     for pod in ordered[: options.pods]:
         head = pod["metadata"]
         states = {one["name"]: one for one in (pod.get("status") or {}).get("containerStatuses") or ()}
@@ -214,7 +214,14 @@ def _logs(api: Api, bundle: Bundle, pods: list[Any], options: argparse.Namespace
                 where = path_of("v1", "pods", head["namespace"], head["name"], "log")
                 text = _try(bundle, file, lambda w=where, q=query: api.raw(w, **q))
                 if text is not None:
-                    bundle.put(file, text[-LARGEST:].decode(errors="replace"))
+                    bundle.put(file, newest(text))
+
+
+def newest(log: bytes) -> str:
+    """The last lines of a log, whole: half of a secret would not be known for one."""
+    if len(log) > LARGEST:
+        log = log[-LARGEST:].partition(b"\n")[2]
+    return log.decode(errors="replace")
 
 
 def _interest(pod: Any) -> tuple[int, str]:
