@@ -187,7 +187,7 @@ HAPPENS = st.one_of(
 )
 
 
-@settings(max_examples=50)  # each is hundreds of looks
+@settings(max_examples=250)
 @given(st.integers(1, 5), st.integers(1, 3), st.booleans(), st.lists(HAPPENS, max_size=60))
 def test_gateways_serve_in_full_and_drain_within_the_budget_whatever_is_asked(replicas, budget, lag, happens):
     world, version = up(spec_of(replicas=replicas, budget=budget)), "1.0.0"
@@ -226,7 +226,7 @@ def test_gateways_serve_in_full_and_drain_within_the_budget_whatever_is_asked(re
     assert condition(world, "Ready") == ("True", "Ready")
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(1, 3), st.lists(st.integers(0, 5), min_size=1, max_size=6), st.booleans())
 def test_whoever_was_asked_leaves_and_nobody_else(replicas, budget, asked, held):
     spec = spec_of(replicas=replicas, budget=budget)
@@ -321,6 +321,39 @@ def test_a_gateway_that_is_not_ready_needs_no_successor_but_the_number_stays():
     world.pods[2].ready = True
     world.look(spec)
     assert [pod.name for pod in world.pods] == ["g1", "g2"]
+
+
+def test_who_was_told_and_is_not_seen_going_drains():
+    spec = spec_of(replicas=4)
+    world = up(spec)
+    world.lag = True
+    for pod in world.pods[:3]:
+        pod.asked = True
+    for _ in range(3):
+        world.look(spec)
+    world.act()
+    world.gets_ready()
+    for _ in range(5):
+        world.look(spec)  # their controllers are slow
+    world.act()
+    assert sum(pod.leaving for pod in world.pods) == 1
+    world = up(spec)
+    world.lag = True
+    for _ in range(5):
+        world.look(spec_of(replicas=1))
+    world.act()
+    assert sum(pod.leaving for pod in world.pods) == 1
+
+
+def test_in_a_roll_out_that_is_held_nobody_goes_before_the_right_one_is_marked():
+    world, later = up(spec_of(replicas=3)), spec_of("1.1.0", 2)  # one may go; its turn does not come
+    world.look(later)
+    mine = world.pods[0]
+    mine.asked, mine.connections = True, 10**6
+    world.look(later)
+    assert not world.gone
+    world.look(later)
+    assert world.gone == [mine]
 
 
 def test_paused_nobody_leaves_and_it_is_said():

@@ -16,19 +16,14 @@ _POD = "{verb} gateway pods by name, or all of a node. {more}"
 
 def parser() -> argparse.ArgumentParser:
     """Every command, with its module and function as ``module:function``."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--kubeconfig", metavar="FILE", help="Not set: KUBECONFIG, else ~/.kube/config.")
-    common.add_argument("--context", metavar="NAME", help="Of the kubeconfig. Not set: its current one.")
-    common.add_argument("-n", "--namespace", metavar="NAME", help="Not set: the context's.")
-    common.add_argument("--color", choices=("auto", "always", "never"), help="auto: in a terminal, without NO_COLOR.")
     whole = argparse.ArgumentParser(
-        prog="kubectl chat", parents=[common], description="Look at ChatClusters, and ask something of them."
+        prog="kubectl chat", parents=[_common()], description="Look at ChatClusters, and ask something of them."
     )
     whole.set_defaults(kubeconfig=None, context=None, namespace=None, color="auto", run=None)
     commands = whole.add_subparsers(metavar="COMMAND")
 
     def command(name: str, run: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, parents=[common], help=text, description=text)
+        made = commands.add_parser(name, parents=[_common()], help=text, description=text)
         made.set_defaults(run=run)
         return made
 
@@ -81,6 +76,16 @@ def parser() -> argparse.ArgumentParser:
     token.add_argument("--tenant", default="default", help="The tenant (claim tid; default).")
     token.add_argument("--ttl", default="15m", metavar="TIME", help="How long it lives: 90s, 15m, 1h, 30d (15m).")
     return whole
+
+
+def _common() -> argparse.ArgumentParser:
+    """Options that may stand before and after the command; each parser has its own, as it changes their defaults."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--kubeconfig", metavar="FILE", help="Not set: KUBECONFIG, else ~/.kube/config.")
+    common.add_argument("--context", metavar="NAME", help="Of the kubeconfig. Not set: its current one.")
+    common.add_argument("-n", "--namespace", metavar="NAME", help="Not set: the context's.")
+    common.add_argument("--color", choices=("auto", "always", "never"), help="auto: in a terminal, without NO_COLOR.")
+    return common
 
 
 def main(given: list[str] | None = None) -> None:

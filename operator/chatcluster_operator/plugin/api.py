@@ -132,13 +132,12 @@ def _refused(method: str, path: str, status: int, message: str) -> Failure:
 def missing_right(method: str, path: str, message: str) -> str:
     """Which right it takes, in words."""
     parts = path.strip("/").split("/")
-    core = parts[0] == "api"
-    group, rest = ("", parts[2:]) if core else (parts[1], parts[3:])
+    if parts[0] not in ("api", "apis"):
+        return f"you may not get {path}: {_line(message)}"
+    group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
     namespace = ""
     if len(rest) > 2 and rest[0] == "namespaces":
         namespace, rest = rest[1], rest[2:]
-    if not rest or parts[0] not in ("api", "apis"):
-        return _line(message)
     resource = rest[0] + (f"/{rest[2]}" if len(rest) > 2 else "")
     verb = _VERBS[method] if len(rest) > 1 else "list"
     where = f"in namespace {namespace}" if namespace else "in the whole cluster"
