@@ -150,7 +150,7 @@ def _draining(facts: Facts) -> Said:
         return "True", "Stuck", f"gateways were asked to leave and cannot: {facts.waits}"
     if facts.draining:
         left = sum(pod.connections or 0 for pod in facts.draining)
-        return "True", "Draining", f"{len(facts.draining)} gateways leave with {left} connections"
+        return "True", "Draining", f"gateways that leave: {len(facts.draining)}, with {left} connections"
     if facts.waits:
         return "True", "Waiting", f"gateways were asked to leave: {facts.waits}"
     return "False", "NotDraining", "no gateway leaves"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -19,6 +21,7 @@ import pytest
 import yaml
 
 from clusters import cluster, conditions, path_of, ready, secret
+from control_plane import Refused
 from operating import until
 
 pytestmark = pytest.mark.slow
@@ -166,7 +169,7 @@ def test_who_may_look_may_do_nothing_else(plane, chat, namespace, operator):
 
 def test_one_gateway_is_drained_by_a_successor_and_taken_back_while_it_waits(plane, chat, namespace, operator):
     up(plane, namespace)
-    may(plane, namespace, "chatcluster-operator-on-call")
+    may(plane, namespace, "chatcluster-on-call")
     before = set(gateways(plane, namespace))
     kept, mine = sorted(before)
     with nodes_stand_still(plane):
@@ -209,7 +212,7 @@ def test_one_gateway_is_drained_by_a_successor_and_taken_back_while_it_waits(pla
 
 
 def test_all_gateways_of_a_node_leave_one_after_the_other(plane, chat, namespace, operator):
-    may(plane, namespace, "chatcluster-operator-on-call")
+    may(plane, namespace, "chatcluster-on-call")
     may(plane, namespace, "chatcluster-nodes")
     node = {"kubernetes.io/hostname": "node-1"}
     up(plane, namespace, gateway={"replicas": 3, "nodeSelector": node, "topologySpreadConstraints": []})
@@ -227,7 +230,7 @@ def test_all_gateways_of_a_node_leave_one_after_the_other(plane, chat, namespace
 
 def test_pause_resume_restart(plane, chat, namespace, operator):
     up(plane, namespace)
-    may(plane, namespace, "chatcluster-operator-on-call")
+    may(plane, namespace, "chatcluster-on-call")
     assert chat("pause").returncode == 0
     until(lambda: conditions(plane, namespace)["ReconciliationPaused"]["status"] == "True", 30)
     assert "ReconciliationPaused" in chat("status").stdout
@@ -253,9 +256,40 @@ def test_pause_resume_restart(plane, chat, namespace, operator):
     assert chat("restart", "embedded").returncode == 2
 
 
+def test_the_policy_lets_people_change_that_annotation_and_nothing_else(plane, chat, namespace, operator):
+    up(plane, namespace)
+    may(plane, namespace, "chatcluster-on-call")
+    kinds = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+    policy, binding = roles()["chatcluster-drain-only"], roles()["chatcluster-drain-only-here"]
+    policy["spec"]["matchConditions"][0]["expression"] = "request.userInfo.username == 'oncall'"
+    plane.apply(f"{kinds}ies/chatcluster-drain-only", policy)
+    plane.apply(f"{kinds}ybindings/chatcluster-drain-only-here", binding)
+    try:
+        pod = sorted(gateways(plane, namespace))[0]
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
+        image = {"spec": {"containers": [{"name": "gateway", "image": "evil"}]}}
+        strategic = "application/strategic-merge-patch+json"
+
+        def refused(body, kind=strategic):
+            try:
+                plane.ask("PATCH", f"{path}?dryRun=All", body, kind, user="oncall")
+            except Refused as refused:
+                return "only the annotation chatcluster.dev/drain" in refused.words
+            return False
+
+        until(lambda: refused(image), 30)  # policies are in force a moment later
+        assert refused({"metadata": {"labels": {"app.kubernetes.io/component": "router"}}})
+        assert refused({"metadata": {"annotations": {"other": "x"}}})
+        done = chat("drain", pod, "--wait", "--timeout", "60s")
+        assert done.returncode == 0, done.stderr
+    finally:
+        plane.ask("DELETE", f"{kinds}ybindings/chatcluster-drain-only-here")
+        plane.ask("DELETE", f"{kinds}ies/chatcluster-drain-only")
+
+
 def test_a_router_is_not_drained(plane, chat, namespace, operator):
     up(plane, namespace)
-    may(plane, namespace, "chatcluster-operator-on-call")
+    may(plane, namespace, "chatcluster-on-call")
     pods = plane.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/component=router")["items"]
     done = chat("drain", pods[0]["metadata"]["name"])
     assert (done.returncode, "is a router: only gateways" in done.stderr) == (5, True)
@@ -282,6 +316,38 @@ def test_the_token_is_one_that_gateways_take(plane, chat, namespace):
     assert "the key set at https://id.example/keys" in done.stderr
 
 
+@contextmanager
+def kubelets(plane, log):
+    """Something that answers as the nodes' kubelets when the API server asks for logs."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(log.encode())
+
+        def log_message(self, *given):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(plane.folder / "pki/api.crt", plane.folder / "pki/api.key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+
+        def listen_at(port):
+            body = {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}}
+            for node in plane.get("/api/v1/nodes")["items"]:
+                plane.ask("PATCH", f"/api/v1/nodes/{node['metadata']['name']}/status", body, MERGE)
+
+        listen_at(server.server_port)
+        yield
+        listen_at(10250)
+        server.shutdown()
+        thread.join()
+
+
 def test_the_report_has_what_helps_and_no_secret(plane, chat, namespace, operator, tmp_path):
     planted = "hunter2-is-planted"
     up(
@@ -290,11 +356,14 @@ def test_the_report_has_what_helps_and_no_secret(plane, chat, namespace, operato
         router={"replicas": 2, "podAnnotations": {"vault.example/token": planted}},
         gateway={"replicas": 2, "podAnnotations": {"note": f"try {planted} or {'ab' * 32}"}},
     )  # fmt: skip
-    may(plane, namespace, "chatcluster-operator-on-call")
     may(plane, namespace, "chatcluster-report")
-    done = chat("report", "-f", "bundle.tar.gz")
+    jwt = chat("token", "--user", "ann").stdout.strip()
+    link = plane.get(f"/api/v1/namespaces/{namespace}/secrets/main-link")["data"]["secret"]
+    log = f"it began\nredis password=other-{planted}\nAuthorization: Bearer {jwt}\n{link} and {'ab' * 32}\nit ended\n"
+    with kubelets(plane, log):
+        done = chat("report", "-f", "bundle.tar.gz")
     assert done.returncode == 0, done.stderr
-    assert "operator" in done.stderr, "it runs beside the cluster here, and may not be looked for"
+    assert "not in it: operator: you may not list pods in the whole cluster" in done.stderr
     assert (tmp_path / "bundle.tar.gz").stat().st_mode & 0o077 == 0
     with tarfile.open(tmp_path / "bundle.tar.gz") as tar:
         files = {one.name: tar.extractfile(one).read().decode() for one in tar.getmembers()}
@@ -302,16 +371,18 @@ def test_the_report_has_what_helps_and_no_secret(plane, chat, namespace, operato
     names = {one["name"] for one in manifest["files"]}
     assert {"chatcluster.json", "events.json", "versions.json", "deployments/main-router.json"} <= names
     assert len([name for name in names if name.startswith("pods/")]) >= 8
-    assert any("operator" in what for what in manifest["missing"])
+    assert set(manifest["missing"]) == {"operator", "definition of ChatCluster"}
+    assert "2 values were read, only to remove them" in manifest["redacted"]
     assert not [name for name in names if "secret" in name]
-    versions = json.loads(files["report/versions.json"])
-    assert versions["kubernetes"]["gitVersion"] == "v1.34.10"
+    logs = [text for name, text in files.items() if "/logs/" in name]
+    assert len(logs) == len([name for name in names if name.startswith("pods/")])
+    assert all(text.startswith("it began\nredis password=▒") and text.endswith("\nit ended\n") for text in logs)
+    assert json.loads(files["report/versions.json"])["kubernetes"]["gitVersion"] == "v1.34.10"
     assert json.loads(files["report/events.json"])
-    link = plane.get(f"/api/v1/namespaces/{namespace}/secrets/main-link")["data"]["secret"]
     for name, text in files.items():
-        for value in (planted, "ab" * 32, link):
+        for value in (planted, "ab" * 32, link, base64.b64decode(link).decode(), jwt, jwt.split(".")[2]):
             assert value not in text, name
-    assert "▒" in files["report/chatcluster.json"]
+    assert "vault.example/token" in files["report/deployments/main-router.json"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +421,7 @@ def test_an_api_server_that_is_away_is_one_line(chat, tmp_path):
 
 def test_watching_tells_what_is_new(plane, chat, namespace, operator, tmp_path):
     up(plane, namespace)
-    may(plane, namespace, "chatcluster-operator-on-call")
+    may(plane, namespace, "chatcluster-on-call")
     path = Path(sys.executable).parent / "kubectl-chat"
     options = ("--kubeconfig", str(tmp_path / "oncall.conf"), "-n", namespace)
     with subprocess.Popen(

@@ -145,9 +145,9 @@ presence   2/2    2        aa00bb11cc
 gateway    3/3    3        7bb9421fcc  12,345 connections, 21 % of 60,000
 
 DRAINS                NODE    PROGRESS                    (at most 1 at once)
-main-gateway-a-x7k2p  node-1  ████████████░░░░░░░░  62 %  380 of 1,000 connections left, ends by 12:04:00 UTC at the latest (in 4m)
+main-gateway-a-x7k2p  node-1  ████████████░░░░░░░░  62 %  380 of 1,000 connections left, at most until 12:04:00 UTC (4m)
 main-gateway-b-x      node-2  ██████████████████░░  90 %  5 of 50 connections left; stuck: it should have ended by now: look at its node
-main-gateway-c-x      -       Leaving                     connections not known, ends by 12:04:00 UTC at the latest (in 4m)
+main-gateway-c-x      -       Leaving                     connections not known, at most until 12:04:00 UTC (4m)
 main-gateway-d-x      node-3  Waiting                     asked 20s ago: 1 of 1 drain already
 
 AUTOSCALING  MODE     RANGE
@@ -167,7 +167,7 @@ CONDITIONS
 ENDPOINTS   (inside the Kubernetes cluster)
 clients     ws://main-gateway.team.svc:8080/v1/connect
 server API  http://main-api.team.svc:8081/api/v1"""
-    )  # noqa: E501
+    )
 
 
 def test_nobody_has_looked_at_it():

@@ -28,6 +28,8 @@ LARGEST = 2 << 20
 """Bytes of one log; its newest."""
 MOST = 256 << 20
 """Bytes in all, before they are packed. Logs that come after it are listed as missing."""
+SAID = 10
+"""Of what is missing so many are told in the terminal."""
 
 CHILDREN = (
     ("apps/v1", "deployments"), ("apps/v1", "replicasets"), ("apps/v1", "statefulsets"), ("batch/v1", "jobs"),
@@ -119,8 +121,10 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from None
     print(f"{path}  {len(data):,} bytes, {len(bundle.files)} files and their list, manifest.json")
-    for what, why in bundle.missing.items():
+    for what, why in list(bundle.missing.items())[:SAID]:
         print(f"not in it: {what}: {why}", file=sys.stderr)
+    if len(bundle.missing) > SAID:
+        print(f"not in it: {len(bundle.missing) - SAID} more, named in manifest.json", file=sys.stderr)
     return 0
 
 
@@ -239,7 +243,7 @@ def _operator(api: Api, bundle: Bundle, options: argparse.Namespace) -> None:
     path = path_of("v1", "pods", space)
     pods = _try(bundle, "operator", lambda: api.items(path, labelSelector=OPERATOR))
     if pods is None:
-        bundle.missing["operator"] += " (or name its namespace: --operator-namespace)"
+        bundle.missing["operator"] += "; or name its namespace: --operator-namespace"
         return
     if not pods:
         bundle.missing["operator"] = f"no pod with the label {OPERATOR} in {space or 'any namespace'}"
@@ -259,8 +263,11 @@ def _secret_values(api: Api, cluster: Any, bundle: Bundle) -> Iterator[str]:
         )
         for value in ((found or {}).get("data") or {}).values():
             raw = base64.b64decode(value)
-            yield raw.decode(errors="replace")
-            yield value
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError:  # no text: as people write bytes
+                yield value
+                yield raw.hex()
 
 
 def secrets_of(what: Any) -> Iterator[str]:

@@ -153,7 +153,7 @@ def drain_row(one: Object, now: datetime, paint: Paint) -> list[str]:
         progress, text = f"{paint.bar(share)} {share * 100:3.0f} %", f"{left:,} of {start:,} connections left"
     if phase == "Stuck":
         return [name, node, progress, paint(f"{text}; stuck: {message}", "bad")]
-    return [name, node, progress, f"{text}, ends by {clock(one['until'])} at the latest (in {age(one['until'], now)})"]
+    return [name, node, progress, f"{text}, at most until {clock(one['until'])} ({age(one['until'], now)})"]
 
 
 def _autoscaling(cluster: Object, paint: Paint) -> list[str]:
