@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import io
 import json
 import re
 import tarfile
+import time
 import urllib.parse
 from contextlib import suppress
 
@@ -42,6 +45,11 @@ WRITTEN = {
     "percent": lambda secret: urllib.parse.quote(secret, safe=""),
     "percent in small letters": lambda secret: urllib.parse.quote(secret, safe="").replace("%2F", "%2f"),
     "form": urllib.parse.quote_plus,
+    "JSON as Go writes it": lambda secret: (
+        json.dumps(secret, ensure_ascii=False).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003E")
+    ),
+    "JSON as PHP writes it": lambda secret: json.dumps(secret).replace("/", "\\/"),
+    "HTML": html.escape,
     "JSON": json.dumps,
     "JSON in JSON": lambda secret: json.dumps(json.dumps({"x": secret})),
     "JSON, no ASCII": lambda secret: json.dumps(secret, ensure_ascii=False),
@@ -88,6 +96,7 @@ def readings(text):
     yield text
     yield urllib.parse.unquote(text, errors="replace")
     yield urllib.parse.unquote_plus(text, errors="replace")
+    yield html.unescape(text)
     once = unescaped(text)
     yield once
     yield unescaped(once)
@@ -206,14 +215,26 @@ def test_copies_of_what_was_applied_are_left_out():
 
 
 def test_the_manifest_lists_every_file_with_its_sum():
-    import hashlib
-
     found = bundled([("a.json", {"x": 1}), ("logs/p/c.log", "token=abcdefgh")])
     manifest = json.loads(found.pop("report/manifest.json"))
     assert {f"report/{one['name']}": one["sha256"] for one in manifest["files"]} == {
         name: hashlib.sha256(text.encode()).hexdigest() for name, text in found.items()
     }
-    assert manifest["redaction"] == {"places": 1, "differentValues": 1}
+    assert manifest["redaction"] == {"places": 1, "differentValues": 1, "notRemembered": 0}
+
+
+def test_thousands_of_secrets_in_a_long_log_take_seconds_and_the_rest_is_counted():
+    lines = [f"n={number} token={hash_of(number)} and {hash_of(number)}" for number in range(3000)]
+    began = time.monotonic()
+    found = bundled([("logs/p/c.log", "\n".join(lines[:2500])), ("logs/q/c.log", "\n".join(lines))])
+    assert time.monotonic() - began < 60
+    assert hash_of(1) not in found["report/logs/p/c.log"]
+    assert all(f"token={hash_of(number)}" not in found["report/logs/q/c.log"] for number in range(3000))
+    assert json.loads(found["report/manifest.json"])["redaction"]["notRemembered"] == 1500
+
+
+def hash_of(number):
+    return hashlib.sha1(str(number).encode()).hexdigest()
 
 
 def test_a_log_is_cut_at_a_line():

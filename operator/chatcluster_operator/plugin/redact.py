@@ -13,12 +13,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 GONE = "▒▒▒▒▒▒"
 """Stands where something was. Of no character of which secrets are made."""
 SHORT = 6
 """Secrets below so many characters are removed as whole words only: as parts of words they would be everywhere."""
+MOST = 2000
+"""Different secrets that are remembered from texts: each is looked for everywhere."""
 
 _SENSITIVE = re.compile(
     r"pass(?:word|wd|phrase|code)?s?$|pwd$|secrets?$|tokens?$|credentials?$|api[-_.]?keys?$|private[-_.]?keys?$|"
@@ -67,13 +68,15 @@ class Redactor:
     """
 
     def __init__(self, values: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
-        self._known: set[str] = set()
+        self._known: dict[str, _Secret] = {}
         self._keep: frozenset[str] = frozenset()
-        self._compiled: re.Pattern[str] | None = None
+        self._sorted: list[_Secret] = []
         self.removed = 0
+        self.forgotten = 0
+        """Of texts: secrets beyond ``MOST``, that are removed where they were said to be secret alone."""
         for value in values:
             self._remember(value)
-        self._keep = frozenset(keep) - self._known
+        self._keep = frozenset(keep) - self._known.keys()
 
     @property
     def known(self) -> int:
@@ -95,21 +98,25 @@ class Redactor:
 
     def _learn_text(self, text: str) -> None:
         for found in _PAIR.finditer(text):
-            self._remember(found["value"].strip("\\\"'"))
+            self._remember(found["value"].strip("\\\"'"), of_text=True)
         for pattern in _PATTERNS:
             for match in pattern.finditer(text):
-                self._remember(match[0])
+                self._remember(match[0], of_text=True)
                 for text_of in (match[0], _decoded(match[0])):
                     _, colon, password = text_of.partition(":")
                     if colon and "\n" not in text_of:
-                        self._remember(password)  # of user:password
+                        self._remember(password, of_text=True)  # of user:password
 
-    def _remember(self, value: Any) -> None:
+    def _remember(self, value: Any, *, of_text: bool = False) -> None:
         text = value if isinstance(value, str) else json.dumps(value)
         for one in {text, text.strip(), *(line.strip() for line in text.splitlines() if len(line.strip()) >= 16)}:
             if one and GONE not in one and one not in self._keep and not _HARMLESS.fullmatch(one):
-                self._known.add(one)
-                self._compiled = None
+                if one in self._known:
+                    continue
+                if of_text and len(self._known) >= MOST:
+                    self.forgotten += 1
+                    continue
+                self._known[one] = _Secret(one)
 
     # -- cleaning -----------------------------------------------------------------------------------------
 
@@ -117,45 +124,49 @@ class Redactor:
         """The same without secrets; an object stays one of the same form."""
         if isinstance(what, str):
             return self.text(what)
-        return self._clean(what, sensitive=False)
+        self.text("")
+        whole = json.dumps(what, ensure_ascii=False)
+        active = [one for one in self._sorted if one.removed(whole)[1]]
+        return self._clean(what, active, sensitive=False)
 
-    def _clean(self, what: Any, *, sensitive: bool) -> Any:
+    def _clean(self, what: Any, active: list[_Secret], *, sensitive: bool) -> Any:
         if isinstance(what, Mapping):
             found = {}
             named = _named_value(what)
             for key, value in what.items():
                 if key in _DROPPED:
                     continue
-                found[self.text(key)] = self._clean(
-                    value, sensitive=_inherits(key, value, what, sensitive) or key == named
+                found[self.text(key, active)] = self._clean(
+                    value, active, sensitive=_inherits(key, value, what, sensitive) or key == named
                 )
             return found
         if isinstance(what, list):
             follows = _follows(what)
-            return [self._clean(one, sensitive=sensitive or at in follows) for at, one in enumerate(what)]
+            return [self._clean(one, active, sensitive=sensitive or at in follows) for at, one in enumerate(what)]
         if what is None or isinstance(what, bool):
             return what
         if sensitive and not _HARMLESS.fullmatch(str(what)) and what not in self._keep:
             self.removed += 1
             return GONE
         if isinstance(what, str):
-            return self.text(what)
-        return what if self.text(str(what)) == str(what) else GONE
+            return self.text(what, active)
+        return what if self.text(str(what), active) == str(what) else GONE
 
-    def text(self, text: str) -> str:
-        """A text without secrets."""
+    def text(self, text: str, active: list[_Secret] | None = None) -> str:
+        """A text without secrets. ``active``: those that may be in it; None: any."""
+        if len(self._sorted) != len(self._known):
+            self._sorted = sorted(self._known.values(), key=lambda one: -len(one.text))
         for pattern in _PATTERNS:
             text = pattern.sub(self._gone, text)
         text = _PAIR.sub(self._pair, text)
-        if self._compiled is None and self._known:
-            self._compiled = re.compile("|".join(_alternatives(self._known)))
-        if self._compiled is not None:
-            # What is left and right of something that was removed may be one again.
-            for _ in range(100):
-                text, count = self._compiled.subn(GONE, text)
+        # What is left and right of something that was removed may be one again.
+        for _ in range(100):
+            before = text
+            for secret in self._sorted if active is None else active:
+                text, count = secret.removed(text)
                 self.removed += count
-                if not count:
-                    break
+            if text == before:
+                break
         return text
 
     def _pair(self, match: re.Match[str]) -> str:
@@ -223,35 +234,65 @@ def _leaves(what: Any, key: str = "", *, sensitive: bool = False) -> Iterator[tu
         yield key, what, sensitive
 
 
-def _alternatives(known: Iterable[str]) -> list[str]:
-    """Patterns of every form of every secret, the longest first."""
-    found: dict[str, str] = {}
-    for secret in known:
-        for form in forms_of(secret):
-            escaped = re.escape(form)
-            # Hexadecimal and percent codes are written in both cases.
-            short = len(form) < SHORT
-            found[form] = rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])" if short else escaped
-    return [found[form] for form in sorted(found, key=lambda form: (-len(form), form))]
+class _Secret:
+    """One that is known, and how to find it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._literal = sorted(forms_of(text), key=lambda form: (-len(form), form))
+        pattern = "".join(map(_written, text))
+        if len(text) < SHORT:
+            pattern = rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])"
+        self._pattern = re.compile(pattern)
+        self._run = max(re.findall(r"[A-Za-z0-9]*", text), key=len)
+        """What stands in every way to write it: where it is missing there is nothing to find."""
+
+    def removed(self, text: str) -> tuple[str, int]:
+        """A text without it, and from how many places it was taken."""
+        count = 0
+        if self._run in text:
+            text, count = self._pattern.subn(GONE, text)
+        for form in self._literal:
+            if form in text:
+                count += text.count(form)
+                text = text.replace(form, GONE)
+        return text, count
+
+
+def _written(char: str) -> str:
+    """A pattern of all ways in which a character is written: as itself, percent-encoded, escaped in JSON, in HTML."""
+    if char.isascii() and char.isalnum():
+        return char
+    percent = "".join(f"%{byte:02X}" for byte in char.encode())
+    units = [f"u{ord(char):04x}"] if char.isascii() else re.findall(r"u[0-9a-f]{4}", json.dumps(char))
+    code = "".join(rf"\\{{1,7}}{unit}" for unit in units)
+    ways = [rf"\\{{0,7}}{re.escape(char)}", rf"(?i:{percent})", rf"(?i:{code})"]
+    if char in _ESCAPES:
+        ways.append(rf"\\{{1,7}}{_ESCAPES[char]}")
+    if char == " ":
+        ways.append(r"\+")
+    if char in _ENTITIES:
+        ways.append(rf"&(?:{_ENTITIES[char]});")
+    return f"(?:{'|'.join(ways)})"
+
+
+_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
+_ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot|#34", "'": "apos|#0?39|#x27"}
 
 
 def forms_of(secret: str) -> set[str]:
-    """How a secret may be written."""
+    """How a secret may be written as something else: base64 and hexadecimal."""
     raw = secret.encode()
-    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    found = {secret, *percent, *(re.sub(r"%[0-9A-F]{2}", lambda code: code[0].lower(), one) for one in percent)}
-    for ascii_only in (True, False):
-        once = json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
-        found |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}
-    if len(raw) >= 4:
-        found |= {raw.hex(), raw.hex().upper()}
-        for shift in range(3):  # where in a longer text it begins
-            # Without the characters at both ends that hold bits of its neighbours.
-            text = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
-            core = text[(0, 2, 3)[shift] :]
-            core = core[: len(core) - 1] if (shift + len(raw)) % 3 else core
-            if len(core) >= SHORT - 1:
-                found |= {core, core.replace("+", "-").replace("/", "_")}
-        whole = base64.b64encode(raw).decode()
-        found |= {whole, base64.urlsafe_b64encode(raw).decode(), whole.rstrip("=")}
-    return {form for form in found if form}
+    found: set[str] = set()
+    if len(raw) < 4:
+        return found
+    found |= {raw.hex(), raw.hex().upper()}
+    for shift in range(3):  # where in a longer text it begins
+        # Without the characters at both ends that hold bits of its neighbours.
+        text = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
+        core = text[(0, 2, 3)[shift] :]
+        core = core[: len(core) - 1] if (shift + len(raw)) % 3 else core
+        if len(core) >= SHORT - 1:
+            found |= {core, core.replace("+", "-").replace("/", "_")}
+    whole = base64.b64encode(raw).decode()
+    return found | {whole, base64.urlsafe_b64encode(raw).decode(), whole.rstrip("=")}

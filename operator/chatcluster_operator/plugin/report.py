@@ -73,7 +73,11 @@ class Bundle:
                 for name, data in sorted(clean.items())
             ],
             "missing": redactor.clean(self.missing),
-            "redaction": {"places": redactor.removed, "differentValues": redactor.known},
+            "redaction": {
+                "places": redactor.removed,
+                "differentValues": redactor.known,
+                "notRemembered": redactor.forgotten,
+            },
         }
         head = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
         return _tar({"manifest.json": head, **dict(sorted(clean.items()))})
