@@ -35,6 +35,10 @@ class Facts:
     draining: list[Pod] = field(default_factory=list)
     late: list[Pod] = field(default_factory=list)
     """Of these whoever should have ended by now."""
+    waits: str = ""
+    """What gateways wait for that were asked to leave, when there are any."""
+    waits_long: bool = False
+    """Whether that does not end by itself."""
     scaling: dict[Any, Scaling] = field(default_factory=dict)
 
 
@@ -142,9 +146,13 @@ def _draining(facts: Facts) -> Said:
     if facts.late:
         names = ", ".join(sorted(pod.name for pod in facts.late))
         return "True", "Stuck", f"should have ended by now, look at the node: {names}"
+    if facts.waits_long:
+        return "True", "Stuck", f"gateways were asked to leave and cannot: {facts.waits}"
     if facts.draining:
         left = sum(pod.connections or 0 for pod in facts.draining)
-        return "True", "Draining", f"{len(facts.draining)} gateways leave with {left} connections"
+        return "True", "Draining", f"gateways that leave: {len(facts.draining)}, with {left} connections"
+    if facts.waits:
+        return "True", "Waiting", f"gateways were asked to leave: {facts.waits}"
     return "False", "NotDraining", "no gateway leaves"
 
 

@@ -27,7 +27,7 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from kubernetes.aio.dynamic.resource import Resource
 
 from chatcluster_operator.kinds import CLUSTER, PLURALS
-from chatcluster_operator.names import HASH, MANAGER, Cluster, hash_of
+from chatcluster_operator.names import COST, HASH, MANAGER, Cluster, hash_of
 from chatcluster_operator.observed import Child
 from chatcluster_operator.spec import GROUP, KIND, VERSION
 
@@ -297,7 +297,7 @@ class Kube:
             resource.patch,
             name=pod,
             namespace=namespace,
-            body={"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": str(cost)}}},
+            body={"metadata": {"annotations": {COST: str(cost)}}},
             content_type="application/merge-patch+json",
             field_manager=MANAGER,
         )

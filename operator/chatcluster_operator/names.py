@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chatcluster_operator.spec import GROUP
+from chatcluster_operator.group import GROUP
 
 Component = Literal["gateway", "router", "persister", "presence"]
 COMPONENTS: tuple[Component, ...] = ("persister", "router", "presence", "gateway")
@@ -23,6 +23,9 @@ SECRETS_HASH = f"{GROUP}/secrets-hash"
 VERSION = f"{GROUP}/version"
 HASH = f"{GROUP}/applied-hash"
 """Annotation of a child: the hash of what was applied, so that a second pass knows that nothing is new."""
+
+COST = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation of a pod, read by its controller: of those that are ready the cheapest is ended first."""
 
 SOCKETS, MANAGEMENT, LINK = 8080, 8081, 8090
 """Ports: of clients, of probes with metrics (and a router's server API), of links from gateways."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from chatcluster_operator.names import MANAGER, REVISION, VERSION
+from chatcluster_operator.group import DRAIN
+from chatcluster_operator.names import COST, MANAGER, REVISION, VERSION
 
 Object = Mapping[str, Any]
 
@@ -77,6 +78,8 @@ class Workload:
     """The ConfigMap that its pods mount."""
     scaled: bool = False
     """Whether somebody else says how many."""
+    refused: str = ""
+    """Why its controller cannot make a pod: a quota, a policy."""
 
     @classmethod
     def of(cls, thing: Object) -> Workload:
@@ -86,14 +89,9 @@ class Workload:
         updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
         ready = status.get("readyReplicas", 0)
         seen = status.get("observedGeneration", 0) >= head.get("generation", 0)
-        stuck = next(
-            (
-                one.get("message", "")
-                for one in status.get("conditions") or ()
-                if one["type"] == "Progressing" and one.get("reason") == "ProgressDeadlineExceeded"
-            ),
-            "",
-        )
+        said = {one["type"]: one for one in status.get("conditions") or ()}
+        progress, failure = said.get("Progressing", {}), said.get("ReplicaFailure", {})
+        stuck = progress.get("message", "") if progress.get("reason") == "ProgressDeadlineExceeded" else ""
         return cls(
             name=head["name"],
             wanted=wanted,
@@ -111,6 +109,7 @@ class Workload:
                 for one in head.get("managedFields") or ()
                 if one.get("manager") != MANAGER
             ),
+            refused=failure.get("message", "") if failure.get("status") == "True" else "",
         )
 
 
@@ -131,6 +130,14 @@ class Pod:
     """When the kubelet kills it, of a pod that was told to leave; None: it was not."""
     measures: Mapping[str, float] | None = None
     """Its metrics by name, without labels, summed. None: it did not answer."""
+    asked: bool = False
+    """Whether somebody asked it to leave."""
+    since: datetime | None = None
+    """When it was asked to leave, or else told. None: not known."""
+    cost: int | None = None
+    """What ending it costs, as its controller reads it."""
+    node: str = ""
+    created: datetime | None = None
 
     @classmethod
     def of(cls, thing: Object, measures: Mapping[str, float] | None) -> Pod:
@@ -138,6 +145,10 @@ class Pod:
         head, labels = thing["metadata"], thing["metadata"].get("labels") or {}
         conditions = (thing.get("status") or {}).get("conditions") or ()
         ends = head.get("deletionTimestamp")
+        notes = head.get("annotations") or {}
+        since = _time(notes.get(DRAIN))
+        if since is None and ends is not None:
+            since = datetime.fromisoformat(ends) - timedelta(seconds=head.get("deletionGracePeriodSeconds") or 0)
         return cls(
             name=head["name"],
             component=labels.get("app.kubernetes.io/component", ""),
@@ -145,6 +156,11 @@ class Pod:
             ready=any(one["type"] == "Ready" and one["status"] == "True" for one in conditions),
             ends=None if ends is None else datetime.fromisoformat(ends),
             measures=measures,
+            asked=DRAIN in notes,
+            since=since,
+            cost=_number(notes.get(COST)),
+            node=(thing.get("spec") or {}).get("nodeName", ""),
+            created=_time(head.get("creationTimestamp")),
         )
 
     @property
@@ -154,6 +170,22 @@ class Pod:
             return None
         found = self.measures.get("chatcluster_gateway_sockets")
         return None if found is None else int(found)
+
+
+def _time(text: str | None) -> datetime | None:
+    """People may write anything into an annotation."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        return int(text or "")
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ nothing to do says so. Order of a roll-out: migration, persister, router, presen
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from chatcluster_operator import scale
+from chatcluster_operator import drains, scale
 from chatcluster_operator.conditions import Facts, conditions
+from chatcluster_operator.group import RESTARTED
 from chatcluster_operator.names import (
     COMPONENTS,
     CONFIG_HASH,
@@ -22,7 +22,7 @@ from chatcluster_operator.names import (
     Cluster,
     Component,
 )
-from chatcluster_operator.observed import Child, Observed, Pod, Workload
+from chatcluster_operator.observed import Child, Observed, Workload
 from chatcluster_operator.render import OPTIONAL, Object, around
 from chatcluster_operator.render.config import LINK_SECRET
 from chatcluster_operator.render.pods import version_of
@@ -90,7 +90,7 @@ def plan(
     wanted = {Child.of(one) for one in made.apply} | keep
     made.delete = sorted(set(observed.children) - wanted, key=lambda one: (one.kind, one.name))
     made.status = _status(cluster, spec, observed, facts, now)
-    if facts.moving or facts.draining:
+    if facts.moving or facts.draining or (facts.waits and not spec.paused):
         made.again = SOON
     elif facts.scaling:
         made.again = SCALING
@@ -124,7 +124,7 @@ def _components(
     wishes: Mapping[Component, Sequence[scale.Wish]],
 ) -> None:
     pods = {component: pods_of(cluster, spec, component, observed.secrets) for component in COMPONENTS}
-    _drains(observed, facts, now)
+    _drains(spec, observed, facts, now)
     replicas = _replicas(cluster, spec, observed, made, facts, monotonic, wishes)
     facts.desired.update(replicas)
     job = migration(cluster, spec, observed.secrets)
@@ -148,6 +148,7 @@ def _components(
             keep |= {Child("apps/v1", "Deployment", one.name) for one in running}
             if component == "gateway" and running:
                 facts.gateways = tuple(running)
+                _held_gateways(cluster, spec, observed, running, replicas[component], made)
             continue
         if running and _differs(pods[component], running):
             made.events.append(Event("Normal", "RollingOut", f"{component}: {_why(pods[component], running[0])}"))
@@ -189,9 +190,12 @@ def _differs(pods: Object, running: Sequence[Workload]) -> bool:
     return any(
         one.revision != revision
         if one.revision
-        else any(one.annotations.get(key) != wanted[key] for key in (VERSION, CONFIG_HASH, SECRETS_HASH))
+        else any(one.annotations.get(key) != wanted.get(key) for key in _CAUSES)
         for one in running
     )
+
+
+_CAUSES = (VERSION, CONFIG_HASH, SECRETS_HASH, RESTARTED)
 
 
 def _why(pods: Object, running: Workload) -> str:
@@ -202,6 +206,8 @@ def _why(pods: Object, running: Workload) -> str:
         return "its settings changed"
     if before.get(SECRETS_HASH) != wanted[SECRETS_HASH]:
         return "a Secret that it mounts changed"
+    if before.get(RESTARTED) != wanted.get(RESTARTED):
+        return "somebody asked for it"
     return "its pods are described anew"
 
 
@@ -263,18 +269,29 @@ def _replicas(
 
 
 def _gateways_now(cluster: Cluster, observed: Observed) -> int:
-    """As many as were wanted: in the middle of a roll-out more run than that, and must not be taken for a wish."""
+    """As many as were wanted: in the middle of a roll-out or a drain more run than that, which is nobody's wish."""
     running = _running(cluster, observed, "gateway")
+    decided = _decided(observed)
     if len(running) > 1:
-        told = ((observed.status.get("components") or {}).get("gateway") or {}).get("desired")
-        return int(told) if told else max(one.wanted for one in running)
-    return sum(one.wanted for one in running)
+        return decided or max(one.wanted for one in running)
+    total = sum(one.wanted for one in running)
+    return min(total, decided or total)
 
 
-def _drains(observed: Observed, facts: Facts, now: datetime) -> None:
+def _decided(observed: Observed) -> int:
+    """How many gateways were wanted last, as far as it was said."""
+    parts = observed.status.get("components") or {}
+    return int((parts.get("gateway") or {}).get("desired") or 0)
+
+
+def _drains(spec: Spec, observed: Observed, facts: Facts, now: datetime) -> None:
     leaving = [pod for pod in observed.pods if pod.component == "gateway" and pod.ends is not None]
     facts.draining = leaving
     facts.late = [pod for pod in leaving if pod.ends is not None and now > pod.ends]
+    draining, budget = len(leaving), spec.gateway.drain.max_concurrent
+    why = drains.obstacle(observed.pods, observed.workloads.values(), now)
+    facts.waits = drains.waits(observed.pods, paused=spec.paused, draining=draining, budget=budget, obstacle=why)
+    facts.waits_long = bool(facts.waits and why) and not spec.paused and draining < budget
 
 
 def _gateways(
@@ -291,39 +308,54 @@ def _gateways(
     budget = spec.gateway.drain.max_concurrent
     revision = revision_of(pods)
     running = _running(cluster, observed, "gateway")
-    alive = Counter(pod.revision for pod in observed.pods if pod.component == "gateway" and pod.ends is None)
-    # Who was told to go but is not seen going yet drains, too.
-    leaving = sum(max(0, max(one.total, alive[one.revision]) - one.wanted) for one in running)
-    room = max(0, budget - len(facts.draining) - leaving)
+    room = drains.room(observed.pods, running, budget)
+    asked = drains.asked_of(observed.pods, running)
     new = next((one for one in running if one.revision == revision), None)
     old = [one for one in running if one.revision != revision]
     facts.gateways = tuple(running)
     facts.revision = revision
     have, ready = (new.wanted, min(new.ready, new.wanted)) if new is not None else (0, 0)
     before = sum(one.wanted for one in old)
-    if not old:
-        # Up at once; down by as many as may drain.
-        count = wanted if wanted >= have else max(wanted, have - room)
-    else:
-        count = min(wanted, max(have, wanted - before + budget))
-        spare = ready + sum(min(one.ready, one.wanted) for one in old) - wanted
-        leave = max(0, min(room, spare, before))
-        if wanted == 0:
-            leave = min(room, before)
-        # Who is not ready serves nobody: it needs no successor.
-        for one in old:
-            idle = max(0, one.wanted - one.ready)
-            fewer = min(one.wanted, idle + leave)
-            leave -= max(0, fewer - idle)
-            keep.add(Child("apps/v1", "Deployment", one.name))
-            if fewer:
-                made.apply.append(_resized(cluster, one, one.wanted - fewer))
+    serving = ready + sum(min(one.ready, one.wanted) for one in old)
+    mine = asked.get(revision, drains.Asked()) if wanted else drains.Asked()
+    surge = min(mine.waiting, budget)
+    if drains.unmarked(observed.pods):
+        room = 0  # nobody is told to leave before it is seen who goes first
+    # Up at once, as far as there may be more than are wanted; down by as many as may drain.
+    count = max(have, min(wanted + surge, wanted - before + budget))
+    if count == have and mine.waiting:
+        seen = serving - max(0, ready - mine.serving)
+        count = drains.step(mine, have=have, wanted=wanted, serving=seen, room=room, least=wanted).replicas
+    elif count == have > wanted:
+        count = max(wanted, have - room)
+    told = max(0, have - count)
+    room -= told
+    leave = max(0, min(room, serving - told - wanted, before))
+    if wanted == 0:
+        leave = min(room, before)
+    # Who is not ready serves nobody: it needs no successor.
+    for one in sorted(old, key=lambda one: one.revision not in asked):
+        idle = max(0, one.wanted - one.ready)
+        fewer = min(one.wanted, idle + leave)
+        leave -= max(0, fewer - idle)
+        keep.add(Child("apps/v1", "Deployment", one.name))
+        if fewer:
+            made.apply.append(_resized(cluster, one, one.wanted - fewer))
     made.apply.append(gateway(cluster, pods, count))
-    shrinking = bool(old) or count < have
-    for pod in observed.pods:
-        if pod.component == "gateway" and pod.ends is None and pod.connections is not None and shrinking:
-            made.costs[pod.name] = min(pod.connections, 2**31 - 1)
+    made.costs = drains.costs(observed.pods, shrinking=bool(old) or count < have or drains.taken_back(observed.pods))
+    if any(pod.asked for pod in observed.pods):
+        # A drain is no roll-out: as many serve as are wanted, and of the revision that is wanted.
+        return not old and new is not None and ready >= wanted and have >= wanted
     return not old and new is not None and new.settled and count == wanted == have
+
+
+def _held_gateways(
+    cluster: Cluster, spec: Spec, observed: Observed, running: Sequence[Workload], wanted: int, made: Plan
+) -> None:
+    """It is not their turn: they stay as they are, but who was asked to leave does."""
+    made.costs = drains.costs(observed.pods, shrinking=False)
+    sizes = drains.held(observed.pods, running, wanted=wanted, budget=spec.gateway.drain.max_concurrent)
+    made.apply += [_resized(cluster, one, sizes[one.name]) for one in running if one.name in sizes]
 
 
 def _resized(cluster: Cluster, one: Workload, replicas: int) -> Object:
@@ -374,7 +406,9 @@ def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now:
         "gateways": f"{ready}/{desired}",
         "draining": len(facts.draining),
         "conditions": found,
-        "drains": [_drain(pod) for pod in sorted(facts.draining, key=lambda one: one.name)][:100],
+        "drains": drains.told(observed.pods, facts.waits, now, before.get("drains") or (), stuck=facts.waits_long)[
+            :100
+        ],
         "endpoints": {
             "sockets": f"ws://{cluster.child('gateway')}.{cluster.namespace}.svc:8080/v1/connect",
             "serverApi": f"http://{cluster.child('api')}.{cluster.namespace}.svc:8081/api/v1",
@@ -383,12 +417,3 @@ def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now:
     if spec.dependencies.embedded is None:
         status["components"] = parts
     return {key: value for key, value in status.items() if value is not None}
-
-
-def _drain(pod: Pod) -> dict[str, Any]:
-    found: dict[str, Any] = {"pod": pod.name}
-    if pod.ends is not None:
-        found["until"] = pod.ends.isoformat().replace("+00:00", "Z")
-    if pod.connections is not None:
-        found["connections"] = pod.connections
-    return found

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
-from chatcluster_operator.names import Cluster, Component
+from chatcluster_operator.names import COST, Cluster, Component
 from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload, trimmed
 from chatcluster_operator.plan import Plan, plan
 from chatcluster_operator.render import OPTIONAL
@@ -331,7 +331,12 @@ class Reconciler:
         memory: _Memory,
     ) -> Observed:
         secrets = await self._kube.secrets(key[0], secrets_of(cluster, spec))
-        pods = [thing for child, thing in children.items() if child.kind == "Pod"]
+        # What has ended stands there until somebody removes it; its controller counts it no more.
+        pods = [
+            thing
+            for child, thing in children.items()
+            if child.kind == "Pod" and (thing.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        ]
         measures = await self._measures(key[0], pods, memory)
         return Observed(
             children=[child for child in children if child.kind != "Pod"],
@@ -382,9 +387,7 @@ class Reconciler:
             made.apply = [one for one in made.apply if one["kind"] not in _PODS]
             made.events = []
         costs = {
-            thing["metadata"]["name"]: (thing["metadata"].get("annotations") or {}).get(
-                "controller.kubernetes.io/pod-deletion-cost"
-            )
+            thing["metadata"]["name"]: (thing["metadata"].get("annotations") or {}).get(COST)
             for child, thing in children.items()
             if child.kind == "Pod"
         }

@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-GROUP = "chatcluster.dev"
-VERSION = "v1"
-PLURAL = "chatclusters"
-KIND = "ChatCluster"
+from chatcluster_operator import group
+
+GROUP, VERSION, PLURAL, KIND = group.GROUP, group.VERSION, group.PLURAL, group.KIND
 
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Key = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]

@@ -52,11 +52,18 @@ class Components(Model):
 
 
 class DrainStatus(Model):
-    """A gateway that leaves."""
+    """A gateway that leaves, or that somebody asked to leave."""
 
     pod: str
+    node: str | None = None
+    phase: Literal["Waiting", "Leaving", "Stuck"] | None = Field(
+        None, description="Waiting: asked, and not told yet; Stuck: it should have begun, or ended, by now."
+    )
+    message: str | None = Field(None, description="What it waits for.")
+    since: str | None = Field(None, description="When it was asked, or told without being asked.")
     until: str = Field("", description="When the kubelet ends it, drained or not.")
     connections: int | None = None
+    connections_at_start: int | None = Field(None, description="When it was told to leave, as far as remembered.")
 
 
 class Endpoints(Model):

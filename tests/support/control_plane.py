@@ -80,7 +80,8 @@ class ControlPlane:
     def start(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
-        for name in (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", *OPERATORS):
+        users = (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", *OPERATORS, "oncall")
+        for name in users:
             self._tokens[name] = secrets.token_hex(16)
         groups = {ADMIN: "system:masters"} | dict.fromkeys(OPERATORS, "operators")
         lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]
