@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from jumping import JumpingLoop, LoopClock, run_to_end
 
-pytest_plugins = ["real_servers"]
+pytest_plugins = ["real_servers", "resuming"]
 
 T = TypeVar("T")
 
