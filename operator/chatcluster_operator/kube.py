@@ -397,20 +397,22 @@ def _trouble(error: Exception) -> Trouble:
     after = headers.get("Retry-After") if hasattr(headers, "get") else None
     text = f"{status} {getattr(error, 'reason', '')}".strip() if status else type(error).__name__
     body = getattr(error, "body", None)
-    if status in (400, 403, 409, 422) and body:
+    if status in (400, 403, 404, 409, 422) and body:
         text += f": {body.decode(errors='replace') if isinstance(body, bytes) else body}"[:600]
     try:
         waits = None if after is None else float(after)
     except ValueError:
         waits = None
-    return Trouble(text, status=status, retry_after=waits, ending=status == 403 and _ending(body))
+    return Trouble(text, status=status, retry_after=waits, ending=status in (403, 404) and _ending(body))
 
 
 def _ending(body: Any) -> bool:
-    """Whether a refusal is for the namespace's end, as its admission says it."""
+    """Whether a refusal is for the namespace's end, as its admission says it, or because it has none any more."""
     try:
-        causes = (json.loads(body).get("details") or {}).get("causes") or ()
-        return any(one.get("reason") == "NamespaceTerminating" for one in causes)
+        details = json.loads(body).get("details") or {}
+        if details.get("kind") == "namespaces":
+            return True
+        return any(one.get("reason") == "NamespaceTerminating" for one in details.get("causes") or ())
     except (ValueError, TypeError, AttributeError):
         return False
 

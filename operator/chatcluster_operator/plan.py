@@ -63,6 +63,8 @@ class Plan:
     events: list[Event] = field(default_factory=list)
     wishes: dict[Component, int] = field(default_factory=dict)
     """What autoscaling wanted now, to be remembered for its window."""
+    unknown: set[Component] = field(default_factory=set)
+    """Of these nobody knows how many are wanted: what was before does not count any more."""
     again: float = LATER
 
 
@@ -265,6 +267,8 @@ def _replicas(
     for component, outcome in facts.scaling.items():
         if outcome.wish is not None:
             made.wishes[component] = outcome.wish
+        else:
+            made.unknown.add(component)
     return found
 
 

@@ -315,6 +315,8 @@ class Reconciler:
             monotonic=now,
             wishes=memory.wishes,
         )
+        for component in made.unknown:
+            memory.wishes.pop(component, None)
         for component, wish in made.wishes.items():
             _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
         await self._carry_out(cluster, spec, made, observed, children, memory)
@@ -427,9 +429,16 @@ class Reconciler:
             return
         old = {one["type"]: one["status"] for one in before.get("conditions") or ()}
         gone = {name: None for name in before if name not in made.status}
-        self.cache.tell(
-            (cluster.namespace, cluster.name), await kube.status(cluster, {**made.status, **gone})
-        )  # sooner than the watch
+        key = (cluster.namespace, cluster.name)
+        try:
+            told = await kube.status(cluster, {**made.status, **gone})
+        except Trouble as trouble:
+            if trouble.status != 404:
+                raise
+            self.cache.forget(key, cluster.uid)
+            raise _Gone from None
+        if key in self.cache.clusters:  # else the watch told of its end before this answer came
+            self.cache.tell(key, told)
         for one in made.status["conditions"]:
             if old.get(one["type"]) not in (None, one["status"]):
                 bad = (one["status"] == "True") == (one["type"] in ("Degraded", "UpgradeBlocked"))

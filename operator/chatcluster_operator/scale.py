@@ -88,6 +88,22 @@ def _hold(scaling: GatewayAutoscaling | PersisterAutoscaling, current: int, reas
     return Scaling(held, False, reason, f"holding {held}: {message}")
 
 
+GAP = 60.0
+"""Seconds without a wish after which what was before does not count: nobody knows what was wanted between."""
+
+
+def _covered(wishes: Iterable[Wish], now: float, window: float) -> bool:
+    """Whether it is known for the whole window what was wanted."""
+    last = now
+    for at in sorted((one.at for one in wishes), reverse=True):
+        if last - at > GAP:
+            return False
+        if now - at >= window:
+            return True
+        last = at
+    return False
+
+
 def _bounded(
     scaling: GatewayAutoscaling | PersisterAutoscaling,
     current: int,
@@ -103,7 +119,7 @@ def _bounded(
     window = scaling.scale_down.stabilization_seconds
     seen = [one for one in wishes if now - one.at <= window]
     # Down only to the most that was wanted within the window, and only when the window is known as a whole.
-    covered = any(now - one.at >= window for one in wishes)
+    covered = _covered(wishes, now, window)
     highest = max((bounded, *(max(scaling.min, min(scaling.max, one.replicas)) for one in seen)))
     if bounded >= current:
         replicas = bounded

@@ -51,6 +51,15 @@ def test_down_only_after_the_whole_window_and_only_to_what_was_wanted_in_it():
     assert decided(5, *few, wishes=whole, draining=True).replicas == 5
 
 
+def test_what_was_before_a_time_of_which_nothing_is_known_does_not_count():
+    few = (100, 100, 100, 100, 100)
+    before = [Wish(1000.0 - WINDOW - 10 * n, 2) for n in range(30)]
+    assert decided(5, *few, wishes=before).replicas == 5, "the whole window is a gap"
+    whole = [Wish(1000.0 - 10 * n, 2) for n in range(WINDOW // 10 + 1)]
+    holed = [one for one in whole if not 300 <= 1000.0 - one.at <= 380]
+    assert (decided(5, *few, wishes=whole).replicas, decided(5, *few, wishes=holed).replicas) == (2, 5)
+
+
 def test_persisters_never_exceed_the_partitions():
     scaling = PersisterAutoscaling(mode="builtin", min=1, max=100, lag_per_replica=10)
     found = persisters(scaling, 8, 2, pods(5000, 5000, component="persister"), (), 0.0)
