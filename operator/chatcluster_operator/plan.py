@@ -236,9 +236,7 @@ def _replicas(
     }
     pods = observed.pods
     if spec.gateway.autoscaling.mode == "builtin":
-        current = sum(one.wanted for one in _running(cluster, observed, "gateway"))
-        # Those that are up for a moment, until others have left, are no wish of anybody.
-        current = min(current, _decided(observed) or current)
+        current = _gateways_now(cluster, observed)
         outcome = scale.gateways(
             spec.gateway.autoscaling,
             spec.gateway.capacity.connections_per_pod,
@@ -268,10 +266,14 @@ def _replicas(
     return found
 
 
-def _decided(observed: Observed) -> int:
-    """How many gateways were wanted last, as far as it was said."""
-    parts = observed.status.get("components") or {}
-    return int((parts.get("gateway") or {}).get("desired") or 0)
+def _gateways_now(cluster: Cluster, observed: Observed) -> int:
+    """As many as were wanted: while some are replaced more run than that, and must not be taken for a wish."""
+    running = _running(cluster, observed, "gateway")
+    total = sum(one.wanted for one in running)
+    told = int(((observed.status.get("components") or {}).get("gateway") or {}).get("desired") or 0)
+    if len(running) > 1:
+        return told or max(one.wanted for one in running)
+    return min(total, told or total)
 
 
 def _drains(spec: Spec, observed: Observed, facts: Facts, now: datetime) -> None:

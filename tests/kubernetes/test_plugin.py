@@ -196,6 +196,10 @@ def test_one_gateway_is_drained_by_a_successor_and_taken_back_while_it_waits(pla
         until(lambda: "deletionTimestamp" in gateways(plane, namespace)[mine]["metadata"], 30)
         assert "deletionTimestamp" not in gateways(plane, namespace)[kept]["metadata"]
         until(lambda: "400 of 400 connections left" in chat("status").stdout, 30)
+        [told] = plane.get(path_of(namespace))["status"]["drains"]
+        head, spec = (gateways(plane, namespace)[mine][part] for part in ("metadata", "spec"))
+        assert (told["node"], told["since"]) == (spec["nodeName"], head["annotations"]["chatcluster.dev/drain"])
+        assert told["until"] == head["deletionTimestamp"]
         connections[0] = 100
         until(lambda: "75 %  100 of 400 connections left" in chat("status").stdout, 30)
         done = chat("undrain", mine)
