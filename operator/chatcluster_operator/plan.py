@@ -273,19 +273,13 @@ def _replicas(
 
 
 def _gateways_now(cluster: Cluster, observed: Observed) -> int:
-    """As many as were wanted: in the middle of a roll-out or a drain more run than that, which is nobody's wish."""
+    """As many as were wanted: while some are replaced more run than that, and must not be taken for a wish."""
     running = _running(cluster, observed, "gateway")
-    decided = _decided(observed)
-    if len(running) > 1:
-        return decided or max(one.wanted for one in running)
     total = sum(one.wanted for one in running)
-    return min(total, decided or total)
-
-
-def _decided(observed: Observed) -> int:
-    """How many gateways were wanted last, as far as it was said."""
-    parts = observed.status.get("components") or {}
-    return int((parts.get("gateway") or {}).get("desired") or 0)
+    told = int(((observed.status.get("components") or {}).get("gateway") or {}).get("desired") or 0)
+    if len(running) > 1:
+        return told or max(one.wanted for one in running)
+    return min(total, told or total)
 
 
 def _drains(spec: Spec, observed: Observed, facts: Facts, now: datetime) -> None:

@@ -196,6 +196,10 @@ def test_one_gateway_is_drained_by_a_successor_and_taken_back_while_it_waits(pla
         until(lambda: "deletionTimestamp" in gateways(plane, namespace)[mine]["metadata"], 30)
         assert "deletionTimestamp" not in gateways(plane, namespace)[kept]["metadata"]
         until(lambda: "400 of 400 connections left" in chat("status").stdout, 30)
+        [told] = plane.get(path_of(namespace))["status"]["drains"]
+        head, spec = (gateways(plane, namespace)[mine][part] for part in ("metadata", "spec"))
+        assert (told["node"], told["since"]) == (spec["nodeName"], head["annotations"]["chatcluster.dev/drain"])
+        assert told["until"] == head["deletionTimestamp"]
         connections[0] = 100
         until(lambda: "75 %  100 of 400 connections left" in chat("status").stdout, 30)
         done = chat("undrain", mine)
@@ -360,7 +364,26 @@ def test_the_report_has_what_helps_and_no_secret(plane, chat, namespace, operato
     jwt = chat("token", "--user", "ann").stdout.strip()
     link = plane.get(f"/api/v1/namespaces/{namespace}/secrets/main-link")["data"]["secret"]
     log = f"it began\nredis password=other-{planted}\nAuthorization: Bearer {jwt}\n{link} and {'ab' * 32}\nit ended\n"
+    safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    container = {
+        "name": "operator", "image": "x", "securityContext": {**safe, "seccompProfile": {"type": "RuntimeDefault"}},
+        "env": [{"name": "API_TOKEN", "value": f"also-{planted}"}],
+    }  # fmt: skip
+    pod = {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "operator-0", "labels": {"app.kubernetes.io/name": "chatcluster-operator"}},
+        "spec": {"containers": [container]},
+    }  # fmt: skip
+    plane.apply(f"/api/v1/namespaces/{namespace}/pods/operator-0", pod)
     with kubelets(plane, log):
+        until(lambda: is_ready(plane.get(f"/api/v1/namespaces/{namespace}/pods/operator-0")), 30)
+        done = chat("report", "-f", "second.tar.gz", "--operator-namespace", namespace, "--no-read-secrets")
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(tmp_path / "second.tar.gz") as tar:
+            files = {one.name: tar.extractfile(one).read().decode() for one in tar.getmembers()}
+        assert files["report/operator/operator-0/operator.log"].endswith("\nit ended\n")
+        assert not [name for name, text in files.items() if planted in text or jwt in text or "ab" * 32 in text]
+        assert "none was read" in files["report/manifest.json"]
         done = chat("report", "-f", "bundle.tar.gz")
     assert done.returncode == 0, done.stderr
     assert "not in it: operator: you may not list pods in the whole cluster" in done.stderr
