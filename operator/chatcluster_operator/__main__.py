@@ -20,10 +20,13 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.kube import Kube, connected
 from chatcluster_operator.measuring import pods
+from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.watches import Watches
 
 log = logging.getLogger("chatcluster_operator")
 
@@ -66,10 +69,12 @@ async def operate(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with connected(options.kubeconfig) as api, pods() as measuring:
+    metrics, watches = Metrics(), Watches()
+    async with connected(options.kubeconfig, metrics) as api, pods() as measuring:
         lock = lease.FencedLease(options.lease_name, options.lease_namespace, options.identity, api)
         kube = Kube(api, lock.leads)
-        reconciler = Reconciler(kube, Cache(), measuring.measure)
+        reconciler = Reconciler(kube, Cache(), measuring.measure, metrics)
+        exposition = Exposition(reconciler, watches, leads=lock.leads, lease_age=lock.age)
         lost = asyncio.Event()
 
         async def lead() -> None:
@@ -77,13 +82,14 @@ async def operate(options: argparse.Namespace) -> int:
             stopping = asyncio.Event()
             looking = asyncio.create_task(reconciler.run())
             try:
-                await kopf.operator(
-                    registry=registry_for(reconciler),
-                    standalone=True,
-                    clusterwide=not options.namespace,
-                    namespaces=options.namespace,
-                    stop_flag=stopping,
-                )
+                with watches.noticing():
+                    await kopf.operator(
+                        registry=registry_for(reconciler),
+                        standalone=True,
+                        clusterwide=not options.namespace,
+                        namespaces=options.namespace,
+                        stop_flag=stopping,
+                    )
                 log.error("kopf ended by itself")
             except Exception:
                 log.exception("kopf failed")
@@ -98,7 +104,7 @@ async def operate(options: argparse.Namespace) -> int:
         election = LeaderElection(
             Config(lock, lease.LEASE, lease.DEADLINE, lease.RETRY, onstarted_leading=lead, onstopped_leading=end)
         )
-        async with _probes(options.listen, reconciler, lock):
+        async with _probes(options.listen, reconciler, lock, exposition):
             running = asyncio.create_task(election.run())
             waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
             await asyncio.wait([running, *waits], return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +125,9 @@ async def operate(options: argparse.Namespace) -> int:
 
 
 @asynccontextmanager
-async def _probes(listen: str, reconciler: Reconciler, lock: lease.FencedLease) -> AsyncIterator[None]:
+async def _probes(
+    listen: str, reconciler: Reconciler, lock: lease.FencedLease, exposition: Exposition
+) -> AsyncIterator[None]:
     async def alive(_: web.Request) -> web.Response:
         idle = time.monotonic() - reconciler.last
         if lock.leads() and reconciler.cache.clusters and idle > STALE:
@@ -127,38 +135,20 @@ async def _probes(listen: str, reconciler: Reconciler, lock: lease.FencedLease) 
         return web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(text=exposition(reconciler, leads=lock.leads()), content_type="text/plain")
+        return web.Response(body=await exposition.render(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", alive), web.get("/readyz", alive), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     host, _, port = listen.rpartition(":")
+    lag = asyncio.create_task(exposition.lag.run())
     try:
         await web.TCPSite(runner, host, int(port)).start()
         yield
     finally:
+        lag.cancel()
         await runner.cleanup()
-
-
-def exposition(reconciler: Reconciler, *, leads: bool) -> str:
-    """The operator's own metrics."""
-    times = sorted(reconciler.seconds)
-    lines = [
-        ("chatcluster_operator_leads", "gauge", "1 of the replica that writes.", float(leads)),
-        ("chatcluster_operator_clusters", "gauge", "ChatClusters known.", float(len(reconciler.cache.clusters))),
-        ("chatcluster_operator_reconciles_total", "counter", "Looks at a ChatCluster.", float(reconciler.passes)),
-        ("chatcluster_operator_failures_total", "counter", "Looks that failed.", float(reconciler.failures)),
-        ("chatcluster_operator_writes_total", "counter", "Requests that changed something.", float(reconciler.writes)),
-        ("chatcluster_operator_queue", "gauge", "ChatClusters that are due.", float(reconciler.waiting)),
-        (
-            "chatcluster_operator_reconcile_seconds_p95",
-            "gauge",
-            "Of the last 10,000 looks.",
-            times[int(len(times) * 0.95)] if times else 0.0,
-        ),
-    ]
-    return "".join(f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in lines)
 
 
 def main() -> None:

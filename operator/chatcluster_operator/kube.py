@@ -10,6 +10,7 @@ import hashlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, ResourceNotFoundError
 
+from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.names import HASH, MANAGER, Cluster, hash_of
 from chatcluster_operator.observed import Child
 from chatcluster_operator.spec import GROUP, KIND, VERSION
@@ -49,9 +51,52 @@ class Trouble(Exception):
         """The server understood and refused: the same again is refused again."""
 
 
+class _Measured(client.ApiClient):
+    """Every request that leaves: verb, resource, answer, time until its head."""
+
+    def __init__(self, made: client.Configuration, metrics: Metrics) -> None:
+        super().__init__(made)
+        self._metrics = metrics
+
+    async def call_api(self, method: str, url: str, header_params: Any = None, *rest: Any, **more: Any) -> Any:
+        """See ``ApiClient``."""
+        began = time.monotonic()
+        verb = verb_of(method, (header_params or {}).get("Content-Type", ""))
+        code = "unreachable"
+        try:
+            answer = await super().call_api(method, url, header_params, *rest, **more)
+            code = str(answer.status)
+        except (TimeoutError, asyncio.CancelledError):
+            code = "timeout"  # whoever asks cancels what takes too long
+            raise
+        except ApiException as error:
+            code = str(error.status or code)
+            raise
+        finally:
+            self._metrics.requests.labels(verb, resource_of(url), code).inc()
+            self._metrics.latency.labels(verb).observe(time.monotonic() - began)
+        return answer
+
+
+def verb_of(method: str, content_type: str) -> str:
+    """Of a request, as Kubernetes names it; reads are all ``get``."""
+    if method == "PATCH":
+        return "apply" if "apply-patch" in content_type else "patch"
+    return {"POST": "create", "PUT": "update"}.get(method, method.lower())
+
+
+def resource_of(url: str) -> str:
+    """What a request is about: ``deployments``, ``chatclusters/status``; "" for what servers say of themselves."""
+    path = url.partition("?")[0].partition("://")[2].split("/")[1:]
+    parts = path[2:] if path[:1] == ["api"] else path[3:] if path[:1] == ["apis"] else []
+    if parts[:1] == ["namespaces"] and len(parts) > 2:
+        parts = parts[2:]
+    return "/".join(parts[:1] + parts[2:3])
+
+
 @asynccontextmanager
-async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiClient]:
-    """A client, of the pod's own account or of a kubeconfig."""
+async def connected(kubeconfig: str | None = None, metrics: Metrics | None = None) -> AsyncIterator[client.ApiClient]:
+    """A client, of the pod's own account or of a kubeconfig, whose requests are counted."""
     made = client.Configuration()
     if kubeconfig is None:
         config.load_incluster_config(client_configuration=made)  # type: ignore[no-untyped-call]
@@ -60,7 +105,7 @@ async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiCl
             config_file=kubeconfig, client_configuration=made
         )
     made.retries = 0
-    async with client.ApiClient(made) as api:
+    async with _Measured(made, metrics or Metrics()) as api:
         yield api
 
 
@@ -74,18 +119,21 @@ class Kube:
         self.writes = 0
 
     async def kinds(self, wanted: Mapping[str, str]) -> frozenset[str]:
-        """Which of these kinds (kind: apiVersion) the cluster has."""
-        found = set()
-        for kind, api in wanted.items():
+        """Which of these kinds (kind: apiVersion) the cluster has now: one request for each apiVersion."""
+        dynamic = await self._client()
+        served: dict[str, set[str]] = {}
+        for api in sorted(set(wanted.values())):
             try:
-                await self._resource(api, kind)
-            except ResourceNotFoundError:
-                continue
-            found.add(kind)
-        return frozenset(found)
+                found = await self._ask(dynamic.request, method="get", path=f"/apis/{api}")
+            except Trouble as trouble:
+                if trouble.status != 404:
+                    raise
+                found = {}
+            served[api] = {one["kind"] for one in found.get("resources") or ()}
+        return frozenset(kind for kind, api in wanted.items() if kind in served[api])
 
     def forget_kinds(self) -> None:
-        """Ask anew what kinds there are."""
+        """Definitions came or went: ask anew where things are."""
         self._dynamic = None
 
     # -- reads --------------------------------------------------------------------------------------------
@@ -238,9 +286,19 @@ class Kube:
     async def _resource(self, api: str, kind: str) -> Any:
         try:
             async with asyncio.timeout(TIMEOUT):
+                dynamic = await self._client()
+                return await dynamic.resources.get(api_version=api, kind=kind)
+        except ResourceNotFoundError:
+            raise Trouble(f"the cluster has no {kind} of {api}", status=404) from None
+        except (ApiException, DynamicApiError, OSError, TimeoutError) as error:
+            raise _trouble(error) from None
+
+    async def _client(self) -> DynamicClient:
+        try:
+            async with asyncio.timeout(TIMEOUT):
                 if self._dynamic is None:
                     self._dynamic = await DynamicClient(self._api)  # type: ignore[no-untyped-call]
-                return await self._dynamic.resources.get(api_version=api, kind=kind)
+                return self._dynamic
         except (ApiException, DynamicApiError, OSError, TimeoutError) as error:
             raise _trouble(error) from None
 
@@ -250,10 +308,10 @@ class Kube:
         self.writes += 1
         return await self._ask(method, **arguments)
 
-    async def _ask(self, method: Callable[..., Any], **arguments: Any) -> Any:
+    async def _ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
         try:
             async with asyncio.timeout(TIMEOUT):
-                answer = await method(serialize=False, **arguments)
+                answer = await call(serialize=False, **arguments)
                 return await answer.json()
         except (ApiException, DynamicApiError, OSError, TimeoutError, ValueError) as error:
             raise _trouble(error) from None
