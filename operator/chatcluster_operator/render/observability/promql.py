@@ -16,10 +16,13 @@ class Series:
     """Series of one platform, or of whatever else has these matchers."""
 
     matchers: tuple[str, ...] = ()
+    recorded: tuple[str, ...] | None = None
+    """Of what is recorded, where that has other labels: aggregated, it has lost ``job``."""
 
     def __call__(self, metric: str, *more: str) -> str:
         """A selector: ``metric{matchers}``."""
-        inner = ",".join((*self.matchers, *more))
+        matchers = self.recorded if ":" in metric and self.recorded is not None else self.matchers
+        inner = ",".join((*matchers, *more))
         return f"{metric}{{{inner}}}" if inner else metric
 
     def rate(self, metric: str, window: str, *more: str) -> str:
