@@ -71,6 +71,11 @@ def histogram(metric: str, below: str, slow: str) -> tuple[Samples, ...]:
     )
 
 
+def pushed(values: str) -> Samples:
+    """Posts of the webhook."""
+    return p("push_webhook_posts_total", values, "persister", outcome="taken")
+
+
 EVERY = (
     p("gateway_sockets", "100x60"),
     p("router_in_flight", "0x60", "router"),
@@ -230,7 +235,8 @@ PLATFORM = {
         (p("push_webhook_given_up_total", STILL, "persister"),),
     ),
     "ChatClusterPushLate": Case(
-        (p("push_webhook_lag_seconds", "90x40", "persister"),), (p("push_webhook_lag_seconds", "5x40", "persister"),)
+        (p("push_webhook_lag_seconds", "90x40", "persister"), pushed(STEADY)),
+        (p("push_webhook_lag_seconds", "90x40", "persister"), pushed(STILL)),
     ),
 }
 

@@ -377,7 +377,11 @@ def _others(of: Series, thresholds: Thresholds) -> list[Alert]:
         Alert(
             "ChatClusterPushLate",
             "warning",
-            by(OURS, of("chatcluster_push_webhook_lag_seconds"), "max") + f" > {thresholds.push_lag_seconds}",
+            by(OURS, of("chatcluster_push_webhook_lag_seconds"), "max")
+            + f" > {thresholds.push_lag_seconds} and "
+            # What is told is the age of the last one: without another it stays as it was.
+            + by(OURS, of.rate("chatcluster_push_webhook_posts_total", "10m"))
+            + " > 0",
             "10m",
             "Push notifications come late.",
             f"{WHO}: {{{{ $value | humanizeDuration }}}} after the message.",
