@@ -1,7 +1,7 @@
 """The operator's ``/metrics``: its instruments, and what is read of its state at each scrape.
 
-Everything told of a ChatCluster is from its status as last written, so that a replica that does not lead tells the same
-as the one that does, as soon as it watches.
+Everything told of a ChatCluster is from its status as last written. A replica that does not lead watches nothing, and
+tells of none.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -68,8 +69,11 @@ def edit(plane, namespace, asked, **more):
 
 
 def metrics(process):
-    with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except urllib.error.URLError:
+        return {}  # it is about to start
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -205,7 +209,7 @@ def test_a_refusal_is_counted_by_its_reason(plane, namespace, operator):
     until(lambda: (plane.get(path).get("status") or {}).get("hard"), 30)
     edit(plane, namespace, {})
     error = ("chatcluster_operator_reconcile_errors_total", ("reason", "Forbidden"))
-    until(lambda: metrics(operator)[error] > 0, 60)
+    until(lambda: metrics(operator).get(error, 0) > 0, 60)
     told = metrics(operator)
     refused = ("chatcluster_operator_api_requests_total", ("code", "403"), ("resource", "services"), ("verb", "apply"))
     assert told[refused] > 0

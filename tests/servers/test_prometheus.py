@@ -182,3 +182,15 @@ async def test_rules_have_values_and_alerts_fire_when_something_breaks(tmp_path)
             if one["labels"]["alertname"] == "ChatClusterComponentDown"
         }
         assert missing == {"gateway", "router", "persister", "presence"}
+
+
+async def test_nothing_fires_while_nothing_is_broken(tmp_path):
+    """Even without the time that alerts must hold."""
+    with platform(tmp_path) as (sockets, management, _), prometheus(tmp_path, management) as asked:
+        await asyncio.to_thread(until, lambda: asked.value("chatcluster:connections:sum") == 0, 20)
+        async with talking([f"ws://127.0.0.1:{sockets}"], load_key(tmp_path / "data"), tmp_path, 8, rate=50.0):
+            for _ in range(12):
+                await asyncio.sleep(1)
+                # This machine's other work is none of its faults.
+                assert not asked.firing().keys() - {"ChatClusterEventLoopLate"}
+        assert asked.value("chatcluster:sends:rate5m") > 0
