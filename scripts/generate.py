@@ -1,9 +1,9 @@
 """Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
-reference of all settings, and the definition of ChatCluster.
+reference of all settings, the definition of ChatCluster, and rules and dashboards for whoever has no operator.
 
-``python scripts/generate.py`` writes them into ``docs/`` and ``crds/``; with ``--check`` it writes nothing and fails on
-drift.
+``python scripts/generate.py`` writes them into ``docs/``, ``crds/`` and ``monitoring/``; with ``--check`` it writes
+nothing and fails on drift.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from chatcluster.app.server_api import openapi
 from chatcluster.core.codes import Close, ErrorCode
 from chatcluster.core.frames import JSON_PROTOCOL, MSGPACK_PROTOCOL, ClientFrame, ServerFrame
 from chatcluster_operator.crd import crd
+from chatcluster_operator.render.observability import monitoring
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +96,11 @@ def _meanings(kind: type) -> dict[str, str]:
     return found
 
 
+def _rules(groups: list[dict[str, Any]]) -> str:
+    head = "# Generated from operator/chatcluster_operator/render/observability/ by `make docs`.\n"
+    return head + yaml.safe_dump({"groups": groups}, sort_keys=False, width=120)
+
+
 def main() -> int:
     check = "--check" in sys.argv[1:]
     drift = False
@@ -104,6 +110,12 @@ def main() -> int:
         "docs/settings.md": settings_reference(),
         "crds/chatclusters.yaml": "# Generated from operator/chatcluster_operator/spec.py by `make docs`.\n"
         + yaml.safe_dump(crd(), sort_keys=False, width=120),
+        "monitoring/platform-rules.yaml": _rules(monitoring.platform_rules()),
+        "monitoring/operator-rules.yaml": _rules(monitoring.operator_rules()),
+        **{
+            f"monitoring/{name}-dashboard.json": json.dumps(board, indent=1, ensure_ascii=False) + "\n"
+            for name, board in monitoring.dashboards().items()
+        },
     }
     for name, text in documents.items():
         path = ROOT / name

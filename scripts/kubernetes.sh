@@ -1,7 +1,9 @@
 #!/bin/bash
-# kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and kwok, helm, kubeconform, keda-crd by name, built from Go's modules into the cache. Repeatable.
-# Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
+# kubernetes.sh [--only] [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
+# kube-scheduler, kubectl), and kwok, helm, kubeconform, keda-crd, promtool, prometheus by name, built from Go's modules into the
+# cache; monitoring: the Prometheus operator's definitions, as its module has them. Repeatable. --only: the tools alone.
+# Prints the folder of the binaries, with --only that of the tools. Needs Go >= 1.24, for Prometheus >= 1.26.7 (on Debian
+# as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
 ETCD=3.6.16
@@ -9,6 +11,8 @@ CACHE=${CHATCLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/chatcluster}/kubernet
 BIN=$CACHE/$K8S/bin
 export GOMODCACHE=$CACHE/go/mod GOCACHE=$CACHE/go/cache GOFLAGS="-mod=mod -trimpath -buildvcs=false" CGO_ENABLED=0
 export GOTOOLCHAIN=local GOBIN=$CACHE/tools
+ONLY=
+if [ "${1:-}" = --only ]; then ONLY=yes && shift; fi
 mkdir -p "$BIN" "$GOBIN" "$CACHE/src/etcd" "$CACHE/src/$K8S"
 say() { printf -- '-- %s\n' "$*" >&2; }
 
@@ -19,7 +23,7 @@ fi
 exec 9>"$CACHE/$K8S/lock"
 flock 9 # two that start at once build it once; another version holds up nobody
 
-if [ ! -x "$BIN/etcd" ]; then
+if [ -z "$ONLY" ] && [ ! -x "$BIN/etcd" ]; then
     say "building etcd $ETCD"
     cd "$CACHE/src/etcd"
     printf 'module chatcluster.dev/build/etcd\n\ngo 1.24.0\n\nrequire go.etcd.io/etcd/server/v3 v%s\n' "$ETCD" >go.mod
@@ -28,6 +32,7 @@ if [ ! -x "$BIN/etcd" ]; then
 fi
 
 PARTS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+[ -z "$ONLY" ] || PARTS=
 for part in $PARTS; do
     [ -x "$BIN/$part" ] && continue
     say "building Kubernetes $K8S: $part (the first one takes minutes)"
@@ -75,8 +80,15 @@ for name in "$@"; do
         module=$(go mod download -json "github.com/kedacore/keda/v2@v2.21.0" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
         cp "$module/config/crd/bases/keda.sh_scaledobjects.yaml" "$GOBIN/keda-scaledobjects.yaml"
         ;;
+    # Without the clouds' service discovery, which is most of what there is to compile.
+    promtool | prometheus)
+        GOFLAGS="$GOFLAGS -tags=remove_all_sd" tool "$name" "github.com/prometheus/prometheus/cmd/$name@v0.316.0" ;;
+    monitoring)
+        module=github.com/prometheus-operator/prometheus-operator
+        [ -d "$GOMODCACHE/$module@v0.85.0" ] || (cd "$CACHE" && go mod download "$module@v0.85.0") ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
     *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
     esac
 done
+if [ -n "$ONLY" ]; then BIN=$GOBIN; fi
 echo "$BIN"

@@ -21,10 +21,12 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.health import Lag, ailment
 from chatcluster_operator.kube import Kube, backoff, connected
 from chatcluster_operator.measuring import pods
+from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Cache, Reconciler
 from chatcluster_operator.watches import Watches
 
@@ -67,14 +69,16 @@ async def operate(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with connected(options.kubeconfig) as api, pods() as measuring:
+    metrics = Metrics()
+    async with connected(options.kubeconfig, metrics) as api, pods() as measuring:
         lock = lease.FencedLease(options.lease_name, options.lease_namespace, options.identity, api)
         kube = Kube(api, lock.leads)
-        reconciler = Reconciler(kube, Cache(), measuring.measure)
+        reconciler = Reconciler(kube, Cache(), measuring.measure, metrics)
         lost = asyncio.Event()
 
         watches = Watches(kube, reconciler, options.namespace)
         lag = Lag()
+        exposition = Exposition(reconciler, watches, lag, leads=lock.leads, lease_age=lock.age)
 
         async def lead() -> None:
             log.info("%s leads", options.identity)
@@ -95,7 +99,7 @@ async def operate(options: argparse.Namespace) -> int:
         election = LeaderElection(
             Config(lock, lease.LEASE, lease.DEADLINE, lease.RETRY, onstarted_leading=lead, onstopped_leading=end)
         )
-        async with _probes(options.listen, reconciler, watches, lag, lock):
+        async with _probes(options.listen, reconciler, watches, lag, lock, exposition):
             lagging = asyncio.create_task(lag.run())
             running = asyncio.create_task(election.run())
             waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
@@ -140,15 +144,19 @@ async def _kopf(reconciler: Reconciler, namespaces: list[str], stop: asyncio.Eve
 
 @asynccontextmanager
 async def _probes(
-    listen: str, reconciler: Reconciler, watches: Watches, lag: Lag, lock: lease.FencedLease
+    listen: str,
+    reconciler: Reconciler,
+    watches: Watches,
+    lag: Lag,
+    lock: lease.FencedLease,
+    exposition: Exposition,
 ) -> AsyncIterator[None]:
     async def alive(_: web.Request) -> web.Response:
         ill = ailment(leads=lock.leads(), watches=watches.ages(), behind=reconciler.behind(), lag=lag.least)
         return web.Response(status=503, text=f"{ill}\n") if ill else web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        text = exposition(reconciler, watches, lag.most, leads=lock.leads())
-        return web.Response(text=text, content_type="text/plain")
+        return web.Response(body=await exposition.render(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", alive), web.get("/readyz", alive), web.get("/metrics", metrics)])
@@ -160,41 +168,6 @@ async def _probes(
         yield
     finally:
         await runner.cleanup()
-
-
-def exposition(reconciler: Reconciler, watches: Watches, lag: float, *, leads: bool) -> str:
-    """The operator's own metrics."""
-    times = sorted(reconciler.seconds)
-    lines = [
-        ("chatcluster_operator_leads", "gauge", "1 of the replica that writes.", float(leads)),
-        ("chatcluster_operator_clusters", "gauge", "ChatClusters known.", float(len(reconciler.cache.clusters))),
-        ("chatcluster_operator_reconciles_total", "counter", "Looks at a ChatCluster.", float(reconciler.passes)),
-        ("chatcluster_operator_failures_total", "counter", "Looks that failed.", float(reconciler.failures)),
-        ("chatcluster_operator_writes_total", "counter", "Requests that changed something.", float(reconciler.writes)),
-        ("chatcluster_operator_queue", "gauge", "ChatClusters that are due.", float(reconciler.waiting)),
-        (
-            "chatcluster_operator_reconcile_seconds_p95",
-            "gauge",
-            "Of the last 10,000 looks.",
-            times[int(len(times) * 0.95)] if times else 0.0,
-        ),
-        (
-            "chatcluster_operator_watch_age_seconds",
-            "gauge",
-            "Since the quietest watch gave news or a bookmark.",
-            max(watches.ages().values(), default=0.0),
-        ),
-        ("chatcluster_operator_lists_total", "counter", "Lists of children.", float(watches.lists)),
-        (
-            "chatcluster_operator_missed_total",
-            "counter",
-            "ChatClusters of which no watch told, found by comparing.",
-            float(watches.missed),
-        ),
-        ("chatcluster_operator_behind_seconds", "gauge", "Of the look that waits longest.", reconciler.behind()),
-        ("chatcluster_operator_loop_lag_seconds", "gauge", "Most of the last half minute.", lag),
-    ]
-    return "".join(f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value}\n" for name, kind, text, value in lines)
 
 
 def main() -> None:

@@ -40,6 +40,10 @@ class Facts:
     waits_long: bool = False
     """Whether that does not end by itself."""
     scaling: dict[Any, Scaling] = field(default_factory=dict)
+    monitoring: frozenset[str] = frozenset()
+    """Kinds of the Prometheus operator that are wanted."""
+    unmonitored: frozenset[str] = frozenset()
+    """Of these whatever the cluster does not have."""
 
 
 def conditions(
@@ -56,6 +60,7 @@ def conditions(
         ("ScalingLimited", *_limited(facts)),
         ("ReconciliationPaused", *_paused(facts)),
         ("UpgradeBlocked", *_blocked(facts)),
+        ("Monitored", *_monitored(facts)),
     ]
     said.append(("Ready", *_ready({kind: (status, reason, text) for kind, status, reason, text in said})))
     old = {one["type"]: one for one in before}
@@ -184,6 +189,15 @@ def _blocked(facts: Facts) -> Said:
     if facts.stuck:
         return "True", "RolloutStuck", f"waiting for: {', '.join(sorted(facts.stuck))}"
     return "False", "NotBlocked", "nothing holds an upgrade"
+
+
+def _monitored(facts: Facts) -> Said:
+    if facts.unmonitored:
+        kinds = " and ".join(sorted(facts.unmonitored))
+        return "False", "DefinitionsMissing", f"install the Prometheus operator: the cluster has no {kinds}"
+    if facts.monitoring:
+        return "True", "Rendered", f"{' and '.join(sorted(facts.monitoring))} are there for the Prometheus operator"
+    return "False", "NotConfigured", "spec.observability asks for nothing of the Prometheus operator"
 
 
 def _ready(said: Mapping[str, Said]) -> Said:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from chatcluster_operator.spec import GROUP, KIND, PLURAL, VERSION
 
+MONITORING = "monitoring.coreos.com/v1"
+
 CHILDREN: Mapping[str, str] = {
     "ServiceAccount": "v1",
     "ConfigMap": "v1",
@@ -20,6 +22,8 @@ CHILDREN: Mapping[str, str] = {
     "HorizontalPodAutoscaler": "autoscaling/v2",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
     "ScaledObject": "keda.sh/v1alpha1",
+    "PodMonitor": MONITORING,
+    "PrometheusRule": MONITORING,
 }
 """Of all kinds of children the version that is written and watched. Secrets are not: who watches them may read all."""
 
@@ -39,6 +43,8 @@ PLURALS: Mapping[str, str] = {
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
     "HTTPRoute": "httproutes",
     "ScaledObject": "scaledobjects",
+    "PodMonitor": "podmonitors",
+    "PrometheusRule": "prometheusrules",
     KIND: PLURAL,
 }
 """As in paths."""

@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from kubernetes.aio.dynamic.resource import Resource
 
 from chatcluster_operator.kinds import CLUSTER, PLURALS
+from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.names import COST, HASH, MANAGER, Cluster, hash_of
 from chatcluster_operator.observed import Child
 from chatcluster_operator.spec import GROUP, KIND, VERSION
@@ -75,9 +77,52 @@ def release() -> str:
         return "unknown"
 
 
+class _Measured(client.ApiClient):
+    """Every request that leaves: verb, resource, answer, time until its head."""
+
+    def __init__(self, made: client.Configuration, metrics: Metrics) -> None:
+        super().__init__(made)
+        self._metrics = metrics
+
+    async def call_api(self, method: str, url: str, header_params: Any = None, *rest: Any, **more: Any) -> Any:
+        """See ``ApiClient``."""
+        began = time.monotonic()
+        verb = verb_of(method, (header_params or {}).get("Content-Type", ""))
+        code = "unreachable"
+        try:
+            answer = await super().call_api(method, url, header_params, *rest, **more)
+            code = str(answer.status)
+        except (TimeoutError, asyncio.CancelledError):
+            code = "timeout"  # whoever asks cancels what takes too long
+            raise
+        except ApiException as error:
+            code = str(error.status or code)
+            raise
+        finally:
+            self._metrics.requests.labels(verb, resource_of(url), code).inc()
+            self._metrics.latency.labels(verb).observe(time.monotonic() - began)
+        return answer
+
+
+def verb_of(method: str, content_type: str) -> str:
+    """Of a request, as Kubernetes names it; reads are all ``get``."""
+    if method == "PATCH":
+        return "apply" if "apply-patch" in content_type else "patch"
+    return {"POST": "create", "PUT": "update"}.get(method, method.lower())
+
+
+def resource_of(url: str) -> str:
+    """What a request is about: ``deployments``, ``chatclusters/status``; "" for what servers say of themselves."""
+    path = url.partition("?")[0].partition("://")[2].split("/")[1:]
+    parts = path[2:] if path[:1] == ["api"] else path[3:] if path[:1] == ["apis"] else []
+    if parts[:1] == ["namespaces"] and len(parts) > 2:
+        parts = parts[2:]
+    return "/".join(parts[:1] + parts[2:3])
+
+
 @asynccontextmanager
-async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiClient]:
-    """A client, of the pod's own account or of a kubeconfig."""
+async def connected(kubeconfig: str | None = None, metrics: Metrics | None = None) -> AsyncIterator[client.ApiClient]:
+    """A client, of the pod's own account or of a kubeconfig, whose requests are counted."""
     made = client.Configuration()
     if kubeconfig is None:
         config.load_incluster_config(client_configuration=made)  # type: ignore[no-untyped-call]
@@ -86,7 +131,7 @@ async def connected(kubeconfig: str | None = None) -> AsyncIterator[client.ApiCl
             config_file=kubeconfig, client_configuration=made
         )
     made.retries = 0
-    async with client.ApiClient(made) as api:
+    async with _Measured(made, metrics or Metrics()) as api:
         api.user_agent = f"chatcluster-operator/{release()}"  # in the audit log: which one wrote
         yield api
 
@@ -102,18 +147,17 @@ class Kube:
         self.writes = 0
 
     async def kinds(self, wanted: Mapping[str, str]) -> frozenset[str]:
-        """Which of these kinds (kind: apiVersion) the cluster has."""
-        found = set()
-        for kind, api in wanted.items():
+        """Which of these kinds (kind: apiVersion) the cluster has now: one request for each apiVersion."""
+        served: dict[str, set[str]] = {}
+        for api in sorted(set(wanted.values())):
             try:
-                answer = await self._ask(partial(self._dynamic.request, "get", f"/apis/{api}"))
+                found = await self._ask(partial(self._dynamic.request, "get", f"/apis/{api}"))
             except Trouble as trouble:
                 if trouble.status != 404:
                     raise
-                continue
-            if any(one["kind"] == kind for one in answer["resources"]):
-                found.add(kind)
-        return frozenset(found)
+                found = {}
+            served[api] = {one["kind"] for one in found.get("resources") or ()}
+        return frozenset(kind for kind, api in wanted.items() if kind in served[api])
 
     # -- reads --------------------------------------------------------------------------------------------
 

@@ -32,6 +32,10 @@ class FencedLease(LeaseLock):
         """Whether nobody else can be the leader now."""
         return time.monotonic() - self._held < DEADLINE
 
+    def age(self) -> float:
+        """Seconds since it was last surely ours; -1: it is not, or never was."""
+        return -1.0 if self._held == float("-inf") else time.monotonic() - self._held
+
     def drop(self) -> None:
         """Not ours any more, whatever the clock says."""
         self._held = float("-inf")

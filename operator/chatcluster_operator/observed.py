@@ -35,7 +35,7 @@ def trimmed(thing: Object) -> dict[str, Any]:
     kind = thing["kind"]
     if kind == "Pod":
         status = thing.get("status") or {}
-        found.pop("spec", None)
+        found["spec"] = {key: one for key, one in (thing.get("spec") or {}).items() if key == "nodeName"}
         found["status"] = {key: status[key] for key in ("phase", "podIP") if key in status} | {
             "conditions": [
                 {"type": one["type"], "status": one["status"]}
@@ -55,7 +55,10 @@ def trimmed(thing: Object) -> dict[str, Any]:
     return found
 
 
-_HEAD = ("name", "namespace", "uid", "generation", "labels", "annotations", "ownerReferences", "deletionTimestamp")
+_HEAD = (
+    *("name", "namespace", "uid", "generation", "labels", "annotations", "ownerReferences"),
+    *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from chatcluster_operator.names import (
 from chatcluster_operator.observed import Child, Observed, Workload
 from chatcluster_operator.render import OPTIONAL, Object, around
 from chatcluster_operator.render.config import LINK_SECRET
+from chatcluster_operator.render.observability import wanted_kinds
 from chatcluster_operator.render.pods import version_of
 from chatcluster_operator.render.workloads import (
     deployment,
@@ -65,6 +66,8 @@ class Plan:
     """What autoscaling wanted now, to be remembered for its window."""
     unknown: set[Component] = field(default_factory=set)
     """Of these nobody knows how many are wanted: what was before does not count any more."""
+    scalings: dict[Component, tuple[int, scale.Scaling]] = field(default_factory=dict)
+    """What builtin autoscaling decided, and from how many."""
     again: float = LATER
 
 
@@ -79,7 +82,7 @@ def plan(
 ) -> Plan:
     """The next step towards ``spec``. ``now``: for times in the status, UTC; ``monotonic``: seconds, for windows."""
     made = Plan()
-    facts = Facts(paused=spec.paused)
+    facts = Facts(paused=spec.paused, monitoring=wanted_kinds(spec), unmonitored=wanted_kinds(spec) - observed.kinds)
     keep: set[Child] = {Child("v1", "Secret", cluster.child(LINK_SECRET))}
     made.apply = [one for one in around(cluster, spec) if one["kind"] not in OPTIONAL or one["kind"] in observed.kinds]
     facts.missing = sorted(secrets_of(cluster, spec) - observed.secrets.keys() - {cluster.child(LINK_SECRET)})
@@ -252,6 +255,7 @@ def _replicas(
         )
         found["gateway"] = outcome.replicas
         facts.scaling["gateway"] = outcome
+        made.scalings["gateway"] = (current, outcome)
     if spec.persister.autoscaling.mode == "builtin" and spec.dependencies.kafka is not None:
         current = sum(one.wanted for one in _running(cluster, observed, "persister"))
         outcome = scale.persisters(
@@ -264,6 +268,7 @@ def _replicas(
         )
         found["persister"] = outcome.replicas
         facts.scaling["persister"] = outcome
+        made.scalings["persister"] = (current, outcome)
     for component, outcome in facts.scaling.items():
         if outcome.wish is not None:
             made.wishes[component] = outcome.wish

@@ -26,6 +26,8 @@ TABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("autoscaling", "horizontalpodautoscalers", _KEEP, "mode hpa"),
     ("gateway.networking.k8s.io", "httproutes", _KEEP, "where the Gateway API is"),
     ("keda.sh", "scaledobjects", _KEEP, "mode keda"),
+    ("monitoring.coreos.com", "podmonitors", _KEEP, "where the Prometheus operator is"),
+    ("monitoring.coreos.com", "prometheusrules", _KEEP, "where the Prometheus operator is"),
     ("events.k8s.io", "events", ("create",), "what happened and why"),
 )
 """Group, resource, verbs, and why."""

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
+from chatcluster_operator.metrics import FAULT, Metrics, reason_of
 from chatcluster_operator.names import COST, Cluster, Component
 from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload, trimmed
 from chatcluster_operator.plan import Plan, plan
@@ -39,8 +40,8 @@ WORKERS = 8
 """Clusters that are looked at at the same time."""
 GATHER = 0.05
 """Seconds for which news of one cluster are collected into one look."""
-KINDS_AGE = 300.0
-"""Seconds for which it is believed what optional kinds the cluster has."""
+KINDS_AGE = 30.0
+"""Seconds for which it is believed what optional kinds the cluster has: one request for each of their groups."""
 MEASURES_AGE = 10.0
 """Seconds for which what pods said of themselves counts."""
 
@@ -121,6 +122,11 @@ class _Memory:
     uid: str = ""
     ended: str = ""
     """The uid of what nothing can be made for any more."""
+    without: set[str] = field(default_factory=set)
+    """Optional kinds of which it had no object, and wants none."""
+    decided: dict[Component, int] = field(default_factory=dict)
+    leaving: dict[str, float] = field(default_factory=dict)
+    """Gateways that drain, since when."""
 
 
 class _Gone(Exception):
@@ -156,11 +162,13 @@ def _type(thing: Object) -> Object:
 class Reconciler:
     """Runs looks. ``now`` and ``monotonic`` are clocks."""
 
-    def __init__(self, kube: Kube, cache: Cache, measure: Measure) -> None:
+    def __init__(self, kube: Kube, cache: Cache, measure: Measure, metrics: Metrics | None = None) -> None:
         self._kube = kube
         self.cache = cache
         self._measure = measure
-        self._due: dict[Key, float] = {}
+        self.metrics = metrics or Metrics()
+        self.due: dict[Key, float] = {}
+        """When each is looked at next, by the monotonic clock."""
         self._heap: list[tuple[float, Key]] = []
         self._busy: set[Key] = set()
         self._again: set[Key] = set()
@@ -168,9 +176,6 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._kinds: frozenset[str] = frozenset()
         self._kinds_at = float("-inf")
-        self.passes = 0
-        self.failures = 0
-        self.seconds: deque[float] = deque(maxlen=10_000)
         self.last = time.monotonic()
         self.synced = asyncio.Event()
         """Set when all children are known: before, nothing is looked at."""
@@ -182,26 +187,20 @@ class Reconciler:
             self._again.add(key)
             return
         due = time.monotonic() + after
-        if due < self._due.get(key, float("inf")):
-            self._due[key] = due
+        if due < self.due.get(key, float("inf")):
+            self.due[key] = due
             heapq.heappush(self._heap, (due, key))
             self._wake.set()
 
     @property
-    def writes(self) -> int:
-        """Requests that changed something, or tried to."""
-        return self._kube.writes
-
-    @property
-    def waiting(self) -> int:
-        """Clusters that are due."""
-        now = time.monotonic()
-        return sum(due <= now for due in self._due.values())
+    def working(self) -> int:
+        """Clusters that are being looked at."""
+        return len(self._busy)
 
     def behind(self) -> float:
         """Seconds for which the look that is longest due, or takes longest, has been waited for."""
         now = time.monotonic()
-        return max(0.0, *(now - one for one in (*self._due.values(), *self._running.values())), 0.0)
+        return max(0.0, *(now - one for one in (*self.due.values(), *self._running.values())), 0.0)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -218,13 +217,14 @@ class Reconciler:
         while True:
             while self._heap:
                 due, key = self._heap[0]
-                if self._due.get(key) != due:
+                if self.due.get(key) != due:
                     heapq.heappop(self._heap)  # it was brought forward, or is being looked at
                     continue
                 wait = due - time.monotonic()
                 if wait <= 0:
                     heapq.heappop(self._heap)
-                    del self._due[key]
+                    del self.due[key]
+                    self.metrics.waits.observe(-wait)
                     return key
                 break
             self._wake.clear()
@@ -239,15 +239,18 @@ class Reconciler:
         memory = self._memories.setdefault(key, _Memory())
         again: float | None
         began = self._running[key] = time.monotonic()
+        result = "error"
         try:
-            again = await self._pass(key, memory)
+            again, result = await self._pass(key, memory)
             memory.attempt = 0
         except NotLeading:
-            again = None
+            again, result = None, "not_leading"
         except _Gone:
-            again = None
+            again, result = None, "ok"
         except Trouble as trouble:
-            self.failures += 1
+            self.metrics.errors.labels(reason_of(trouble.status)).inc()
+            if trouble.status == 404:
+                self._kinds_at = float("-inf")  # a definition may have gone
             again = backoff(memory.attempt, trouble.retry_after)
             memory.attempt += 1
             if trouble.ending:
@@ -257,13 +260,13 @@ class Reconciler:
             else:
                 log.warning("%s/%s: %s; again in %.1f s", *key, trouble, again)
         except Exception:
-            self.failures += 1
+            self.metrics.errors.labels(FAULT).inc()
             again = 30.0
             log.exception("%s/%s: a pass failed", *key)
         finally:
-            self.seconds.append(time.monotonic() - began)
+            self.metrics.reconciles.labels(result).inc()
+            self.metrics.seconds.observe(time.monotonic() - began)
             self.last = time.monotonic()
-            self.passes += 1
             self._busy.discard(key)
             self._running.pop(key, None)
             free.release()
@@ -279,32 +282,25 @@ class Reconciler:
 
     # -- one look -----------------------------------------------------------------------------------------
 
-    async def _pass(self, key: Key, memory: _Memory) -> float | None:
+    async def _pass(self, key: Key, memory: _Memory) -> tuple[float | None, str]:
         raw = self.cache.clusters.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
-            return None  # its children go with it
+            return None, "ok"  # its children go with it
         memory.uid = raw["metadata"]["uid"]
         if memory.uid == memory.ended:
-            return None
+            return None, "ok"
         kube = self._kube
         cluster = Cluster(key[0], key[1], memory.uid)
         try:
             spec = Spec.model_validate(raw["spec"])
         except ValidationError as error:
             await self._invalid(cluster, raw, error)
-            return None
-        if time.monotonic() - self._kinds_at > KINDS_AGE:
-            self._kinds = await kube.kinds({kind: CHILDREN[kind] for kind in OPTIONAL})
-            self._kinds_at = time.monotonic()
+            return None, "invalid"
+        await self._definitions()
         children = self.cache.children(key)
-        for kind in sorted(self._kinds):
-            try:
-                found = await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels())
-            except Trouble as trouble:
-                if trouble.status == 404:
-                    self._kinds_at = float("-inf")  # its definition was taken away
-                raise
-            children |= {Child.of(thing): thing for thing in found}
+        for kind in sorted(self._kinds - memory.without):
+            for thing in await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels()):
+                children[Child.of(thing)] = thing
         observed = await self._observe(key, cluster, spec, raw, children, memory)
         now = time.monotonic()
         made = plan(
@@ -317,11 +313,40 @@ class Reconciler:
         )
         for component in made.unknown:
             memory.wishes.pop(component, None)
+        self._count(made, observed, memory, now)
         for component, wish in made.wishes.items():
             _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
         await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
-        return made.again
+        kinds = {child.kind for child in children} | {one["kind"] for one in made.apply}
+        memory.without = set() if spec.paused else set(self._kinds - kinds)
+        return made.again, "ok"
+
+    async def _definitions(self) -> None:
+        """What optional kinds there are; whoever installs one need not start us again."""
+        if time.monotonic() - self._kinds_at <= KINDS_AGE:
+            return
+        found = await self._kube.kinds({kind: CHILDREN[kind] for kind in OPTIONAL})
+        if found != self._kinds:
+            log.info("optional kinds: %s", ", ".join(sorted(found)) or "none")
+        self._kinds = found
+        self._kinds_at = time.monotonic()
+
+    def _count(self, made: Plan, observed: Observed, memory: _Memory, now: float) -> None:
+        """Drains that ended, and decisions of autoscaling that are other than the last."""
+        leaving = {pod.name for pod in observed.pods if pod.component == "gateway" and pod.ends is not None}
+        for gone in memory.leaving.keys() - leaving:
+            self.metrics.drain_seconds.observe(now - memory.leaving.pop(gone))
+        for name in leaving:
+            memory.leaving.setdefault(name, now)
+        for component, (current, outcome) in made.scalings.items():
+            before = memory.decided.get(component, current)
+            memory.decided[component] = outcome.replicas
+            direction = "up" if outcome.replicas > before else "down" if outcome.replicas < before else ""
+            if not outcome.active:
+                direction = "held"
+            if direction:
+                self.metrics.scalings.labels(component, direction).inc()
 
     async def _observe(
         self,

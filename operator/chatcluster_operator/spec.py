@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field
 
 from chatcluster_operator import group
+from chatcluster_operator.fields import Model, rule, rules
+from chatcluster_operator.observability import Observability
 
 GROUP, VERSION, PLURAL, KIND = group.GROUP, group.VERSION, group.PLURAL, group.KIND
 
@@ -20,22 +21,6 @@ Key = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
 HostPort = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9\[\]:]+:[0-9]{1,5}$", max_length=300)]
 Host = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9:]+$", max_length=253)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=30)]
-
-
-def rule(cel: str, message: str) -> dict[str, str]:
-    """A CEL rule of an object: what must hold, and the sentence for whoever broke it."""
-    return {"rule": cel, "message": message}
-
-
-def rules(*given: dict[str, str]) -> dict[str, Any]:
-    """For a model's ``json_schema_extra``."""
-    return {"x-kubernetes-validations": list(given)}
-
-
-class Model(BaseModel):
-    """Written in camelCase; a field that nobody knows is an error."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class SecretKey(Model):
@@ -448,4 +433,5 @@ class Spec(Model):
     presence: Presence = Presence()
     settings: Settings = Field(Settings(), description="Further settings of the roles (docs/settings.md).")
     network_policy: NetworkPolicy = NetworkPolicy()
+    observability: Observability = Observability()
     paused: bool = Field(False, description="The operator writes nothing but the status.")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chatcluster_operator.spec import Model
+from chatcluster_operator.fields import Model
 
 ConditionType = Literal[
     "Available",
@@ -18,6 +18,7 @@ ConditionType = Literal[
     "ScalingLimited",
     "ReconciliationPaused",
     "UpgradeBlocked",
+    "Monitored",
     "Ready",
 ]
 

@@ -47,6 +47,29 @@ CREATED = [
         "ingress and gatewayAPI exclude each other",
     ),
     ("gateway.capacity", {"connectionsPerPod": 0}, "greater than or equal to 1"),
+    (
+        "observability.podMonitor",
+        {"intervalSeconds": 10, "scrapeTimeoutSeconds": 11},
+        "scrapeTimeoutSeconds must not exceed intervalSeconds",
+    ),
+    ("observability.podMonitor", {"intervalSeconds": 90}, "less than or equal to 60"),
+    ("observability.podMonitor", {"labels": {"not a key": "x"}}, "labels must be valid"),
+    ("observability.dashboards", {"labels": {"app.kubernetes.io/part-of": "x"}}, "are the operator's own"),
+    ("observability.prometheusRules", {"labels": {"team": "a b"}}, "spec.observability.prometheusRules.labels.team"),
+    ("observability.prometheusRules", {"alertLabels": {"severity": "page"}}, "other than severity and alertname"),
+    ("observability.prometheusRules", {"alertLabels": {"te-am": "x"}}, "alertLabels are names of Prometheus"),
+    ("observability.prometheusRules", {"without": ["ChatClusterPods"]}, "supported values"),
+    (
+        "observability.prometheusRules",
+        {"runbookBase": "runbooks.md#"},
+        "spec.observability.prometheusRules.runbookBase",
+    ),
+    ("observability.prometheusRules", {"objectives": {"ackMilliseconds": 300}}, "supported values"),
+    (
+        "observability.prometheusRules",
+        {"objectives": {"availabilityPercent": 100}},
+        "should be less than or equal to 99",
+    ),
 ]
 
 
@@ -67,6 +90,20 @@ TAKEN = [
     ("persister.autoscaling", {"mode": "keda", "prometheusAddress": "http://prometheus:9090"}),
     ("gateway.drain", {"propagationSeconds": 29, "deadlineSeconds": 30}),
     ("gateway.exposure", {"ingress": {"host": "a.example"}}),
+    ("observability", {"podMonitor": {}, "prometheusRules": {}, "dashboards": {}}),
+    ("observability.podMonitor", {"intervalSeconds": 10, "scrapeTimeoutSeconds": 10}),
+    ("observability.podMonitor", {"labels": {"release": "kube-prometheus-stack", "example.com/team": "chat_1"}}),
+    ("observability.dashboards", {"labels": {"grafana_dashboard": ""}, "annotations": {"grafana_folder": "Chat"}}),
+    (
+        "observability.prometheusRules",
+        {
+            "alertLabels": {"team": "chat"},
+            "without": ["ChatClusterPushLate"],
+            "runbookBase": "https://wiki.example/chat",
+            "objectives": {"ackMilliseconds": 500, "availabilityPercent": 99.95},
+            "thresholds": {"persisterLagSeconds": 300, "slowConsumersPercent": 0.5},
+        },
+    ),
     ("settings", {"router": {"sends_per_second": 50.0}, "push": {"enabled": True}}),
 ]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from chatcluster_operator.names import Cluster
 from chatcluster_operator.render.network import policies, services, ways_in
 from chatcluster_operator.render.objects import Object
+from chatcluster_operator.render.observability import KINDS as MONITORING
+from chatcluster_operator.render.observability import observers
 from chatcluster_operator.render.scaling import scalers
 from chatcluster_operator.render.workloads import account, budgets, configs
 from chatcluster_operator.spec import Spec
 
-OPTIONAL = frozenset({"HTTPRoute", "ScaledObject"})
+OPTIONAL = frozenset({"HTTPRoute", "ScaledObject"}) | MONITORING
 """Kinds that are applied where the cluster has their definitions."""
 
 
@@ -23,6 +25,7 @@ def around(cluster: Cluster, spec: Spec) -> list[Object]:
         *policies(cluster, spec),
         *budgets(cluster, spec),
         *scalers(cluster, spec),
+        *observers(cluster, spec),
     ]
 
 

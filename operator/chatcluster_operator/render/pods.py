@@ -53,6 +53,24 @@ def grace_of(spec: Spec, component: str) -> int:
     return GRACE + 15
 
 
+def memory_limit(spec: Spec, component: str) -> float | None:
+    """In bytes; None: no limit."""
+    shape: Shape = spec.gateway if component == "embedded" else getattr(spec, component)
+    text = (_resources(component, shape.resources).get("limits") or {}).get("memory")
+    return None if text is None else bytes_of(text)
+
+
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def bytes_of(quantity: str) -> float:
+    """Of a quantity as ``spec.Quantity`` allows it."""
+    for unit, factor in _UNITS.items():
+        if quantity.endswith(unit):
+            return float(quantity.removesuffix(unit)) * factor
+    return float(quantity)
+
+
 def template(
     cluster: Cluster,
     spec: Spec,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from chatcluster.core.codes import Close
 from chatcluster.core.envelope import Disconnect, Live, Nudge, Presence, Read, Revoke, Typing, gateway_topic
 from chatcluster.core.frames import Event, TypingFrame
+from chatcluster.core.ids import id_time
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.outbound import frame_bytes
 from chatcluster.core.proof import TOLD_LIVE
@@ -107,6 +108,7 @@ class Sessions:
             arrived=self.watching.arrived,
         )
         self._delivered = metrics.counter("live_deliveries_total", "Live events handed to topics with sessions.")
+        self._delay = metrics.histogram("live_delivery_seconds", "From an event's id to its hand-over to sessions.")
         self._refused = metrics.counter("live_refused_total", "Live events not told early: too many wait for proof.")
         self._lost = metrics.counter("bus_lost_total", "Times the bus said that it lost something.")
         metrics.gauge("topics", "Topics that this gateway serves.", lambda: len(self.hub.topics))
@@ -179,6 +181,7 @@ class Sessions:
         settings = self.settings
         encoded: dict[int, Wire] = {}  # an envelope comes on many inboxes and looks the same on all
         out: dict[Topic, list[Wire]] = {}
+        now = self._clock.now()
         for item in batch:
             if isinstance(item, Lost):
                 self._suspect(item)
@@ -210,6 +213,7 @@ class Sessions:
                     if topic.is_inbox:
                         encoded[id(envelope)] = wire
                 self._delivered.add()
+                self._delay.observe(max(0, now - id_time(record.id)) / 1000)
             elif isinstance(envelope, Nudge):
                 self.prover.nudge(topic, envelope.offset)
                 continue

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from chatcluster.core.codes import Refused
+from chatcluster.core.codes import RETRYABLE, Refused
 from chatcluster.core.envelope import Live
 from chatcluster.core.faults import told
 from chatcluster.core.frames import Answer, Edit, Send
@@ -87,6 +87,8 @@ class Pump:
         self._outcomes: dict[str, Counter] = {}
         self._acked = self._outcome("acked")
         self._duplicates = self._outcome("duplicate")
+        for code in sorted(RETRYABLE):
+            self._outcome(code)  # a rate of what was not there before it happened misses the first of them
         self._batch = metrics.histogram(
             "router_batch_sends", "Sends taken together", bounds=(1, 2, 5, 10, 20, 50, 100, 200, 500)
         )
