@@ -69,14 +69,21 @@ def test_a_list_tells_what_is_not_in_it():
     assert cache.strangers("ConfigMap", None, set()) == []
 
 
+HEAD = {
+    "name": "p", "labels": {"a": "b"}, "creationTimestamp": "2026-01-01T00:00:00Z",
+    "deletionTimestamp": "2026-01-01T01:00:00Z", "deletionGracePeriodSeconds": 60,
+}  # fmt: skip
+"""What drains are judged by, too."""
+
+
 def test_of_a_pod_and_a_deployment_all_that_is_read_is_kept():
     conditions = [{"type": "Ready", "status": "True", "lastProbeTime": None}, {"type": "Initialized", "status": "True"}]
     pod = {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}, "managedFields": [{}]},
-        "spec": {"containers": []}, "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": conditions},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {**HEAD, "managedFields": [{}]},
+        "spec": {"nodeName": "n", "containers": []}, "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": conditions},
     }  # fmt: skip
     assert trimmed(pod) == {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}},
+        "apiVersion": "v1", "kind": "Pod", "metadata": HEAD, "spec": {"nodeName": "n"},
         "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }  # fmt: skip
     fields = [{"manager": "kube-controller-manager", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {}}}}]
