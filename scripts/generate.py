@@ -1,9 +1,9 @@
 """Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
-reference of all settings, and the definition of ChatCluster.
+reference of all settings, the definition of ChatCluster, and what of charts and manifests is derived.
 
-``python scripts/generate.py`` writes them into ``docs/`` and ``crds/``; with ``--check`` it writes nothing and fails on
-drift.
+``python scripts/generate.py`` writes them into ``docs/``, ``crds/``, ``helm/`` and ``deploy/``; with ``--check`` it
+writes nothing and fails on drift.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import charts
+import manifests
 import msgspec
 import yaml
 
@@ -104,10 +106,12 @@ def main() -> int:
         "docs/settings.md": settings_reference(),
         "crds/chatclusters.yaml": "# Generated from operator/chatcluster_operator/spec.py by `make docs`.\n"
         + yaml.safe_dump(crd(), sort_keys=False, width=120),
+        **charts.documents(ROOT),
+        **manifests.documents(),
     }
     for name, text in documents.items():
         path = ROOT / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text() if path.exists() else ""
         if before == text:
             continue

@@ -170,6 +170,8 @@ class ControlPlane:
             *(f"--service-account-key-file={pki}/sa.key", f"--service-account-signing-key-file={pki}/sa.key"),
             *(f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder}/audit.yaml"),
             "--audit-log-mode=blocking",
+            # As OpenShift has it: who names an owner must be allowed to.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         )
 
     def stop_api(self) -> None:
