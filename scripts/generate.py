@@ -18,11 +18,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import charts
-import manifests
 import msgspec
 import yaml
 
+import charts
+import manifests
 from chatcluster.app.platform_settings import section_type
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi

@@ -1,6 +1,7 @@
 #!/bin/bash
 # kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and kwok, helm, kubeconform by name, built from Go's modules into the cache. Repeatable.
+# kube-scheduler, kubectl), and by name kwok, helm (3), helm4, kubeconform, kube-score, kube-linter, ct, operator-verify,
+# built from Go's modules into the cache. Repeatable.
 # Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
@@ -64,11 +65,29 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+built() { # NAME MODULE VERSION PACKAGE [REPLACED]: through a module of its own, for what go install refuses
+    [ -x "$GOBIN/$1" ] && return
+    say "building $1"
+    mkdir -p "$CACHE/src/tools/$1"
+    cd "$CACHE/src/tools/$1"
+    printf 'module chatcluster.dev/build/%s\n\ngo 1.25.0\n\nrequire %s %s\n' "$1" "$2" "$3" >go.mod
+    [ -z "${5:-}" ] || printf '\nreplace %s => %s\n' "$2" "$5" >>go.mod
+    go build -ldflags "-s -w" -o "$GOBIN/$1.new" "$4"
+    mv "$GOBIN/$1.new" "$GOBIN/$1"
+}
 for name in "$@"; do
     case $name in
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
+    helm4) built helm4 helm.sh/helm/v4 v4.3.1 helm.sh/helm/v4/cmd/helm ;;
+    kube-score) tool kube-score github.com/zegl/kube-score/cmd/kube-score@v1.20.0 ;;
+    kube-linter)
+        built kube-linter golang.stackrox.io/kube-linter v0.8.3 golang.stackrox.io/kube-linter/cmd/kube-linter \
+            "github.com/stackrox/kube-linter v0.8.3"
+        ;;
+    ct) built ct github.com/helm/chart-testing/v3 v3.14.0 github.com/helm/chart-testing/v3/ct ;;
+    operator-verify) tool operator-verify github.com/operator-framework/api/cmd/operator-verify@v0.37.0 ;;
     *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
     esac
 done

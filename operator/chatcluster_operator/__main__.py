@@ -20,6 +20,7 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.definition import known
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.kube import Kube, connected
 from chatcluster_operator.measuring import pods
@@ -73,6 +74,7 @@ async def operate(options: argparse.Namespace) -> int:
         lost = asyncio.Event()
 
         async def lead() -> None:
+            await known(kube)
             log.info("%s leads", options.identity)
             stopping = asyncio.Event()
             looking = asyncio.create_task(reconciler.run())

@@ -139,7 +139,7 @@ class ControlPlane:
             *("--cidr=127.250.0.0/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=40"),
             f"--server-address=127.0.0.1:{free_port()}",
         )
-        room = {"cpu": "1000", "memory": "4Ti", "pods": "2000"}
+        room = {"cpu": "1000", "memory": "4Ti", "ephemeral-storage": "4Ti", "pods": "2000"}
         for number in range(count):
             name = f"node-{number}"
             labels = {

@@ -1,0 +1,59 @@
+"""The operator as it is installed: a process with the rights of its account and the options of its Deployment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from control_plane import ControlPlane
+from operating import operating, until
+
+NAME = "chatcluster-operator"
+
+
+def deployment(plane: ControlPlane, namespace: str, name: str = NAME) -> dict[str, Any]:
+    """As the API server has it."""
+    found: dict[str, Any] = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+    return found
+
+
+def available(plane: ControlPlane, namespace: str, name: str = NAME) -> bool:
+    """Whether all its pods of now were admitted and are ready."""
+    found = deployment(plane, namespace, name)
+    status = found["status"]
+    wanted = found["spec"]["replicas"]
+    return status.get("observedGeneration") == found["metadata"]["generation"] and wanted == (
+        status.get("updatedReplicas") == status.get("availableReplicas") == status.get("replicas")
+        and status["replicas"]
+    )
+
+
+def account_config(plane: ControlPlane, namespace: str, account: str, path: Path) -> Path:
+    """A kubeconfig of a ServiceAccount, by a token as its pod would have."""
+    where = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    token = plane.ask("POST", where, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    config = json.loads(plane.config_for("admin", path).read_text())
+    config["users"][0]["user"] = {"token": token}
+    path.write_text(json.dumps(config))
+    return path
+
+
+@contextmanager
+def installed(plane: ControlPlane, namespace: str, folder: Path, name: str = NAME) -> Iterator[Any]:
+    """The process, with the account and the options of the Deployment."""
+    until(lambda: available(plane, namespace, name), 60)
+    pod = deployment(plane, namespace, name)["spec"]["template"]["spec"]
+    conf = account_config(plane, namespace, pod["serviceAccountName"], folder / "account.conf")
+    options = [one for one in pod["containers"][0]["args"] if not one.startswith("--listen")]
+    with operating(plane, folder, *options, "--kubeconfig", str(conf), "--lease-namespace", namespace) as process:
+        yield process
+
+
+def requests_of(plane: ControlPlane, namespace: str, account: str = NAME) -> list[dict[str, Any]]:
+    """What the account asked of the API server, from the audit log."""
+    user = f"system:serviceaccount:{namespace}:{account}"
+    entries = (json.loads(line) for line in plane.audit.read_text().splitlines())
+    return [one for one in entries if one["user"]["username"] == user and one["stage"] == "ResponseComplete"]
