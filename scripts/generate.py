@@ -23,6 +23,7 @@ import yaml
 
 import charts
 import manifests
+import olm
 from chatcluster.app.platform_settings import section_type
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi
@@ -108,6 +109,7 @@ def main() -> int:
         + yaml.safe_dump(crd(), sort_keys=False, width=120),
         **charts.documents(ROOT),
         **manifests.documents(),
+        **olm.documents(ROOT),
     }
     for name, text in documents.items():
         path = ROOT / name

@@ -1,7 +1,7 @@
 #!/bin/bash
 # kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
 # kube-scheduler, kubectl), and by name kwok, helm (3), helm4, kubeconform, kube-score, kube-linter, ct, operator-verify,
-# built from Go's modules into the cache. Repeatable.
+# checkov (with yamllint and yamale) and crds (definitions of the Gateway API and KEDA), built from Go's modules into the cache. Repeatable.
 # Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
@@ -75,6 +75,17 @@ built() { # NAME MODULE VERSION PACKAGE [REPLACED]: through a module of its own,
     go build -ldflags "-s -w" -o "$GOBIN/$1.new" "$4"
     mv "$GOBIN/$1.new" "$GOBIN/$1"
 }
+definitions() { # MODULE@VERSION FOLDER FILE...: definitions of others' kinds, out of their modules
+    local module=$1 folder=$2 file
+    shift 2
+    mkdir -p "$CACHE/crds"
+    for file in "$@"; do
+        [ -s "$CACHE/crds/$file" ] && continue
+        say "fetching $file"
+        go mod download "$module"
+        install -m 644 "$GOMODCACHE/$module/$folder/$file" "$CACHE/crds/$file"
+    done
+}
 for name in "$@"; do
     case $name in
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
@@ -87,6 +98,18 @@ for name in "$@"; do
             "github.com/stackrox/kube-linter v0.8.3"
         ;;
     ct) built ct github.com/helm/chart-testing/v3 v3.14.0 github.com/helm/chart-testing/v3/ct ;;
+    crds)
+        definitions sigs.k8s.io/gateway-api@v1.4.0 config/crd/standard gateway.networking.k8s.io_httproutes.yaml
+        definitions github.com/kedacore/keda/v2@v2.18.0 config/crd/bases keda.sh_scaledobjects.yaml
+        ;;
+    checkov) # the linters that are Python's, in an environment of their own
+        if [ ! -x "$CACHE/lint/bin/checkov" ]; then
+            say "installing checkov, yamllint and yamale"
+            python3 -m venv "$CACHE/lint"
+            "$CACHE/lint/bin/python" -m pip install --quiet --disable-pip-version-check \
+                checkov==3.3.30 yamllint==1.38.0 yamale==6.1.0
+        fi
+        ;;
     operator-verify) tool operator-verify github.com/operator-framework/api/cmd/operator-verify@v0.37.0 ;;
     *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
     esac

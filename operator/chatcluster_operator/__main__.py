@@ -74,7 +74,7 @@ async def operate(options: argparse.Namespace) -> int:
         lost = asyncio.Event()
 
         async def lead() -> None:
-            await known(kube)
+            await known(api)
             log.info("%s leads", options.identity)
             stopping = asyncio.Event()
             looking = asyncio.create_task(reconciler.run())

@@ -5,31 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from chatcluster_operator.kube import Kube, Trouble
-from chatcluster_operator.spec import GROUP, KIND, VERSION
+from kubernetes.aio.client import ApiClient, CustomObjectsApi
+from kubernetes.aio.client.exceptions import ApiException
+
+from chatcluster_operator.spec import GROUP, PLURAL, VERSION
 
 log = logging.getLogger(__name__)
 
 PAUSE = 3.0
 """Seconds between two looks."""
+REQUEST = 10.0
+"""Seconds for one look."""
 
 
-async def known(kube: Kube, pause: float = PAUSE) -> None:
+async def known(api: ApiClient, pause: float = PAUSE) -> None:
     """Until the API server serves ChatClusters.
 
     kopf looks for what it is to watch once: without its scanning, which needs rights in the whole cluster, it would not
-    see a definition that comes later, and watch nothing for ever.
+    see a definition that comes later, and watch nothing for ever. Asked anew each time: the dynamic client keeps what
+    it found in a file that outlives the process.
     """
+    asked = CustomObjectsApi(api)
     told = False
     while True:
         try:
-            if await kube.kinds({KIND: f"{GROUP}/{VERSION}"}):
+            async with asyncio.timeout(REQUEST):
+                found = await asked.get_api_resources(GROUP, VERSION)
+            if any(one.name == PLURAL for one in found.resources):
                 return
-        except Trouble as trouble:
-            log.warning("asking for the definition of ChatCluster: %s", trouble)
-        else:
-            if not told:
-                log.warning("the cluster does not know ChatClusters (crds/chatclusters.yaml): waiting for them")
+        except ApiException as error:
+            if error.status != 404:
+                log.warning("asking for the definition of ChatCluster: %s %s", error.status, error.reason)
+        except (OSError, TimeoutError) as error:
+            log.warning("asking for the definition of ChatCluster: %s", type(error).__name__)
+        if not told:
+            log.warning("the cluster does not know ChatClusters yet (crds/chatclusters.yaml): waiting")
             told = True
-        kube.forget_kinds()
         await asyncio.sleep(pause)

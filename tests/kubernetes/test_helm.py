@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -216,10 +217,14 @@ FORBIDDEN = [
 ]
 
 
-def rights_used(plane, namespace):
+def now():
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+
+
+def rights_used(plane, namespace, since):
     """(verb, group, resource, namespace) of every request that concerned an object; none was refused for its rights."""
     found = set()
-    for entry in requests_of(plane, namespace):
+    for entry in requests_of(plane, namespace, since):
         assert entry["responseStatus"]["code"] != 403, entry["requestURI"]
         of = entry.get("objectRef")
         if of is None:
@@ -242,6 +247,7 @@ def test_with_the_charts_rights_alone_it_runs_chatclusters_everywhere(helm, bare
     until(lambda: established(plane))
     spec = changed(SPEC, "gateway.exposure", {"ingress": {"host": "chat.example"}})
     spec = changed(spec, "persister.autoscaling", {"mode": "hpa", "max": 4})
+    since = now()
     with installed(plane, system, tmp_path):
         plane.apply(path_of(namespace), {**cluster(namespace), "spec": spec})
         until(lambda: plane.get(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/main-gateway"), 60)
@@ -250,7 +256,7 @@ def test_with_the_charts_rights_alone_it_runs_chatclusters_everywhere(helm, bare
         until(lambda: ready(plane, namespace), 90)
         plane.ask("DELETE", path_of(namespace))
         until(lambda: children(plane, namespace) == [], 60)
-    used = rights_used(plane, system)
+    used = rights_used(plane, system, since)
     assert {(verb, group, resource) for verb, group, resource, _ in used} <= granted(rules() + rules(LEASE))
     assert {where for _, _, resource, where in used if resource == "leases"} == {system}
     for verb, group, resource in FORBIDDEN:
@@ -282,6 +288,7 @@ def test_namespaced_it_has_no_right_beyond_and_needs_none(bare, system, namespac
     for where in (*watched, other):
         secret(plane, where)
         plane.apply(path_of(where), cluster(where))
+    since = now()
     with installed(plane, system, tmp_path):
         for where in watched:
             until(lambda where=where: ready(plane, where), 90)
@@ -289,7 +296,7 @@ def test_namespaced_it_has_no_right_beyond_and_needs_none(bare, system, namespac
         until(lambda: children(plane, watched[0]) == [], 60)
     assert "status" not in plane.get(path_of(other))
     assert children(plane, other) == []
-    used = rights_used(plane, system)
+    used = rights_used(plane, system, since)
     assert {where for *_, where in used} == {*watched, system}, "it asked for something of the whole cluster"
     assert {one[:3] for one in used} <= granted(rules() + rules(LEASE))
     for where in (other, ""):
@@ -311,10 +318,11 @@ def test_the_plain_manifest_is_enough(bare, namespace, tmp_path):
     until(lambda: established(plane))
     until(lambda: available(plane, SYSTEM), 60)
     secret(plane, namespace)
+    since = now()
     with installed(plane, SYSTEM, tmp_path):
         plane.apply(path_of(namespace), cluster(namespace))
         until(lambda: ready(plane, namespace), 90)
-    rights_used(plane, SYSTEM)
+    rights_used(plane, SYSTEM, since)
     kubectl(plane, "diff", "--server-side", "-f", manifest)  # as it stands there it is what the file says
     conf = account_config(plane, SYSTEM, NAME, tmp_path / "who.conf")
     done = subprocess.run(

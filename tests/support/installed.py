@@ -23,12 +23,10 @@ def deployment(plane: ControlPlane, namespace: str, name: str = NAME) -> dict[st
 def available(plane: ControlPlane, namespace: str, name: str = NAME) -> bool:
     """Whether all its pods of now were admitted and are ready."""
     found = deployment(plane, namespace, name)
-    status = found["status"]
-    wanted = found["spec"]["replicas"]
-    return status.get("observedGeneration") == found["metadata"]["generation"] and wanted == (
-        status.get("updatedReplicas") == status.get("availableReplicas") == status.get("replicas")
-        and status["replicas"]
-    )
+    status = found.get("status") or {}
+    counts = {status.get(name, 0) for name in ("updatedReplicas", "availableReplicas", "replicas")}
+    current = status.get("observedGeneration") == found["metadata"]["generation"]
+    return current and counts == {found["spec"]["replicas"]}
 
 
 def account_config(plane: ControlPlane, namespace: str, account: str, path: Path) -> Path:
@@ -52,8 +50,14 @@ def installed(plane: ControlPlane, namespace: str, folder: Path, name: str = NAM
         yield process
 
 
-def requests_of(plane: ControlPlane, namespace: str, account: str = NAME) -> list[dict[str, Any]]:
-    """What the account asked of the API server, from the audit log."""
+def requests_of(plane: ControlPlane, namespace: str, since: str, account: str = NAME) -> list[dict[str, Any]]:
+    """What the account asked of the API server since a time (RFC 3339, UTC), from the audit log."""
     user = f"system:serviceaccount:{namespace}:{account}"
     entries = (json.loads(line) for line in plane.audit.read_text().splitlines())
-    return [one for one in entries if one["user"]["username"] == user and one["stage"] == "ResponseComplete"]
+    return [
+        one
+        for one in entries
+        if one["user"]["username"] == user
+        and one["stage"] == "ResponseComplete"
+        and one["requestReceivedTimestamp"] >= since
+    ]
