@@ -146,17 +146,16 @@ class Linters:
         ).splitlines()
 
     def operator_verify(self) -> list[str]:
-        done = subprocess.run(
-            [self.tools / "operator-verify", "manifests", ROOT / "deploy/olm/bundle"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return [
-            line
-            for line in (done.stdout + done.stderr).splitlines()
-            if re.search(r"level=(error|warning)|Error|Warn", line)
-        ]
+        command = [self.tools / "operator-verify", "manifests", "--operatorhub_validate", ROOT / "deploy/olm/bundle"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).splitlines()
+        return [line for line in lines if "level=" in line and not any(one in line for one in NOISE)]
+
+
+NOISE = (
+    'The \\"operatorhub\\" validator is deprecated',  # of the tool's own option
+    "using APIs which were deprecated and removed in v1.25",  # it reads resources of rules, which have no version
+)
 
 
 def _run(*command: str | Path) -> str:
