@@ -98,7 +98,8 @@ def pods(plane, namespace):
 
 
 def children(plane, namespace):
-    return plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"]
+    ours = "labelSelector=app.kubernetes.io%2Fname%3Dchatcluster"
+    return plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments?{ours}")["items"]
 
 
 # -- Helm -------------------------------------------------------------------------------------------------

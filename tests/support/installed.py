@@ -57,7 +57,7 @@ def requests_of(plane: ControlPlane, namespace: str, since: str, account: str = 
     return [
         one
         for one in entries
-        if one["user"]["username"] == user
+        if one["user"].get("username") == user
         and one["stage"] == "ResponseComplete"
         and one["requestReceivedTimestamp"] >= since
     ]
