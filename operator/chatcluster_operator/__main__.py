@@ -64,6 +64,8 @@ async def operate(options: argparse.Namespace) -> int:
     """Until SIGTERM, or the Lease is lost. The exit code."""
     if options.kubeconfig is not None:
         os.environ["KUBECONFIG"] = options.kubeconfig  # where kopf looks
+    # By which kopf knows itself; else it asks for the user's name, and a pod's user has none.
+    os.environ.setdefault("POD_ID", options.identity)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
