@@ -7,8 +7,10 @@ rights of their account and the options of their Deployment.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from clusters import SPEC, changed, cluster, path_of, ready, secret
 from helming import CHARTS, ROOT, VERSIONS
-from installed import NAME, account_config, available, deployment, installed, requests_of
+from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
 from operating import until
 
 pytestmark = pytest.mark.slow
@@ -331,6 +333,30 @@ def test_the_plain_manifest_is_enough(bare, namespace, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "no"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts of one's own need root")
+def test_it_runs_as_its_pod_would_with_a_read_only_root_and_a_user_without_a_name(bare, namespace, tmp_path):
+    plane = bare
+    kubectl(plane, "apply", "--server-side", "-f", str(ROOT / "deploy/chatcluster-operator.yaml"))
+    until(lambda: established(plane))
+    secret(plane, namespace)
+    with as_pod(plane, SYSTEM, tmp_path) as process:
+        plane.apply(path_of(namespace), cluster(namespace))
+        until(lambda: process.poll() is not None or ready(plane, namespace), 90)
+        assert process.poll() is None, process.log.read_text()
+        status = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert status["Uid"].split() == ["10001"] * 4
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        mounts = Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()
+        writable = {line.split()[4] for line in mounts if line.split()[5].startswith("rw")}
+        assert "/tmp" in writable
+        assert "/" not in writable
+    assert "Traceback" not in process.log.read_text()
 
 
 def test_whoever_may_edit_a_namespace_may_make_a_chatcluster(bare, namespace):

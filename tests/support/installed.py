@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from control_plane import ControlPlane
+from control_plane import ROOT, ControlPlane, free_port
 from operating import operating, until
 
 NAME = "chatcluster-operator"
@@ -48,6 +51,39 @@ def installed(plane: ControlPlane, namespace: str, folder: Path, name: str = NAM
     options = [one for one in pod["containers"][0]["args"] if not one.startswith("--listen")]
     with operating(plane, folder, *options, "--kubeconfig", str(conf), "--lease-namespace", namespace) as process:
         yield process
+
+
+@contextmanager
+def as_pod(plane: ControlPlane, namespace: str, folder: Path, name: str = NAME) -> Iterator[Any]:
+    """The process as its pod would run it (``as_pod.sh``): needs root, for mounts of its own."""
+    until(lambda: available(plane, namespace, name), 60)
+    pod = deployment(plane, namespace, name)["spec"]["template"]["spec"]
+    account = folder / "account"
+    account.mkdir()
+    where = f"/api/v1/namespaces/{namespace}/serviceaccounts/{pod['serviceAccountName']}/token"
+    (account / "token").write_text(plane.ask("POST", where, {"spec": {}})["status"]["token"])
+    (account / "ca.crt").write_bytes((plane.folder / "pki/ca.crt").read_bytes())
+    (account / "namespace").write_text(namespace)
+    port = free_port()
+    options = [one for one in pod["containers"][0]["args"] if not one.startswith("--listen")]
+    command = [
+        *("unshare", "--mount", ROOT / "tests/support/as_pod.sh", account, str(plane.port)),
+        *(sys.base_prefix, sysconfig.get_path("purelib"), ROOT / "operator", *options, f"--listen=127.0.0.1:{port}"),
+    ]
+    log = folder / "operator.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    process.log, process.port = log, port  # type: ignore[attr-defined]
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def requests_of(plane: ControlPlane, namespace: str, since: str, account: str = NAME) -> list[dict[str, Any]]:
