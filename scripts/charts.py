@@ -130,7 +130,28 @@ def readme_for(root: Path, chart: str, values: dict[str, Value]) -> str:
     """The chart's README: its own head (``README.head.md``), then a table of its values."""
     rows = [f"| `{name}` | `{_shown(value)}` | {value.meaning} |" for name, value in _flat(values)]
     table = "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
-    return f"{(root / 'helm' / chart / 'README.head.md').read_text().rstrip()}\n\n## Values\n\n{table}\n"
+    text = f"{(root / 'helm' / chart / 'README.head.md').read_text().rstrip()}\n\n## Values\n\n{table}\n"
+    if any(value.schema.get("model") == "spec" for value in values.values()):
+        text += f"\n## Fields of `spec`\n\n{_fields()}\n"
+    return text
+
+
+def _fields() -> str:
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+
+    def walk(node: dict[str, Any], path: str) -> None:
+        for name, one in node.get("properties", {}).items():
+            here = f"{path}{name}"
+            kind = " \\| ".join(map(str, one["enum"])) if "enum" in one else one.get("type", "any")
+            default = "" if "default" not in one or "properties" in one else f"`{json.dumps(one['default'])}`"
+            needed = " **required**" if name in node.get("required", ()) else ""
+            meaning = " ".join(str(one.get("description", "")).split()).replace("|", "\\|")
+            rows.append(f"| `{here}`{needed} | {kind} | {default} | {meaning} |")
+            walk(one, f"{here}.")
+            walk(one.get("items", {}), f"{here}[].")
+
+    walk(schema_of(Spec), "")
+    return "\n".join(rows)
 
 
 def _flat(values: dict[str, Value], above: str = "") -> Iterator[tuple[str, Value]]:
