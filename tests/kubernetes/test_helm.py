@@ -335,6 +335,23 @@ def test_the_plain_manifest_is_enough(bare, namespace, tmp_path):
     assert done.stdout.strip() == "no"
 
 
+@pytest.mark.parametrize("program", VERSIONS)
+def test_from_the_plain_manifest_to_helm(bare, namespace, program):
+    plane = bare
+    kubectl(plane, "apply", "--server-side", "-f", str(ROOT / "deploy/chatcluster-operator.yaml"))
+    until(lambda: established(plane) and available(plane, SYSTEM), 60)
+    plane.apply(path_of(namespace), cluster(namespace))
+    before = pods(plane, SYSTEM)
+    options = ("--take-ownership", *(("--force-conflicts",) if program == "helm4" else ()), "--wait", "--timeout=60s")
+    for chart in ("chatcluster-crds", NAME):
+        command = ("install", chart, CHARTS / chart, "--namespace", SYSTEM, *options)
+        helming.run(program, *command, kubeconfig=plane.kubeconfig)
+    assert pods(plane, SYSTEM) == before, "what runs stays"
+    assert plane.get(path_of(namespace))
+    helming.run(program, "uninstall", NAME, "--namespace", SYSTEM, "--wait", kubeconfig=plane.kubeconfig)
+    assert plane.get(f"{RBAC}/clusterroles/{NAME}") is None
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts of one's own need root")
 def test_it_runs_as_its_pod_would_with_a_read_only_root_and_a_user_without_a_name(bare, namespace, tmp_path):
     plane = bare
