@@ -1,7 +1,8 @@
 #!/bin/bash
 # kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
 # kube-scheduler, kubectl), and by name kwok, helm (3), helm4, kubeconform, kube-score, kube-linter, ct, operator-verify,
-# checkov (with yamllint and yamale) and crds (definitions of the Gateway API and KEDA), built from Go's modules into the cache. Repeatable.
+# checkov (with yamllint and yamale), and crds (definitions of the Gateway API, of KEDA and of the Prometheus operator),
+# built from Go's modules into the cache. Repeatable.
 # Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
@@ -100,6 +101,8 @@ for name in "$@"; do
     ct) built ct github.com/helm/chart-testing/v3 v3.14.0 github.com/helm/chart-testing/v3/ct ;;
     crds)
         definitions sigs.k8s.io/gateway-api@v1.4.0 config/crd/standard gateway.networking.k8s.io_httproutes.yaml
+        definitions github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd \
+            monitoring.coreos.com_podmonitors.yaml monitoring.coreos.com_prometheusrules.yaml
         definitions github.com/kedacore/keda/v2@v2.18.0 config/crd/bases keda.sh_scaledobjects.yaml
         ;;
     checkov) # the linters that are Python's, in an environment of their own

@@ -1,7 +1,8 @@
 """JSON Schemas of Kubernetes' kinds for kubeconform, from the OpenAPI of a real API server of the version we test with.
 
 kubeconform's own are downloaded one by one; these come from the API server that ``scripts/kubernetes.sh`` builds, with
-the definitions of ChatCluster, the Gateway API and KEDA applied to it. Made once per version, into the cache.
+the definitions of ChatCluster, the Gateway API, KEDA and the Prometheus operator applied to it. Made once per version,
+into the cache.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import helming
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from clusters import SPEC, changed, cluster, path_of, ready, secret
+from control_plane import binaries
 from helming import CHARTS, ROOT, VERSIONS
 from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
 from operating import until
@@ -242,11 +243,23 @@ def granted(table):
     return {(verb, row["apiGroups"][0], row["resources"][0]) for row in table for verb in row["verbs"]}
 
 
-def test_with_the_charts_rights_alone_it_runs_chatclusters_everywhere(helm, bare, system, namespace, tmp_path):
+@pytest.fixture
+def others(bare):
+    """Definitions of the Gateway API, KEDA and the Prometheus operator."""
+    folder = binaries("crds").parent.parent / "crds"
+    kubectl(bare, "apply", "--server-side", "-f", str(folder))
+    kubectl(bare, "wait", "--for=condition=Established", "-f", str(folder), "--timeout=30s")
+    yield
+    kubectl(bare, "delete", "-f", str(folder))
+
+
+def test_with_the_charts_rights_alone_it_runs_chatclusters_everywhere(helm, bare, system, namespace, others, tmp_path):
     plane = bare
     secret(plane, namespace)
     helm("install", "chatcluster-crds", CHARTS / "chatcluster-crds", "--namespace", system)
-    helm("install", NAME, CHARTS / "chatcluster-operator", "--namespace", system)
+    monitored = {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}
+    helm("install", NAME, CHARTS / "chatcluster-operator", "--namespace", system, values=monitored)
+    assert plane.get(f"/apis/monitoring.coreos.com/v1/namespaces/{system}/podmonitors/{NAME}")
     until(lambda: established(plane))
     spec = changed(SPEC, "gateway.exposure", {"ingress": {"host": "chat.example"}})
     spec = changed(spec, "persister.autoscaling", {"mode": "hpa", "max": 4})
@@ -255,7 +268,14 @@ def test_with_the_charts_rights_alone_it_runs_chatclusters_everywhere(helm, bare
         plane.apply(path_of(namespace), {**cluster(namespace), "spec": spec})
         until(lambda: plane.get(f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/main-gateway"), 60)
         until(lambda: len(children(plane, namespace)) == 4, 60)
+        spec = changed(SPEC, "gateway.exposure", {"gatewayAPI": {"parentRefs": [{"name": "main"}]}})
+        keda = {"mode": "keda", "max": 4, "prometheusAddress": "http://prometheus:9090"}
+        plane.apply(path_of(namespace), {**cluster(namespace), "spec": changed(spec, "persister.autoscaling", keda)})
+        scaled = f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects/main-persister"
+        routed = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/main-gateway"
+        until(lambda: plane.get(routed) and plane.get(scaled), 60)
         plane.apply(path_of(namespace), cluster(namespace))
+        until(lambda: not plane.get(routed) and not plane.get(scaled), 60)
         until(lambda: ready(plane, namespace), 90)
         plane.ask("DELETE", path_of(namespace))
         until(lambda: children(plane, namespace) == [], 60)
