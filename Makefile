@@ -6,7 +6,7 @@ DATA   ?= data
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench bench-stack lock docs stack stack-down stack-status kubernetes clean
+.PHONY: help run test check lint-manifests format bench bench-stack lock docs stack stack-down stack-status kubernetes clean
 
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ check: $(VENV)/.dev ## Format, lint, types, layers, generated files.
 	@echo "== types";  $(BIN)/mypy
 	@echo "== layers"; $(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	@echo "== generated files"; $(BIN)/python scripts/generate.py --check
+
+lint-manifests: $(VENV)/.dev ## The field's linters over charts, manifests and what the operator renders; those that are built.
+	@$(BIN)/python scripts/lint_manifests.py
 
 format: $(VENV)/.dev ## Format the code and mend what the linter can.
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

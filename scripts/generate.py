@@ -1,9 +1,10 @@
 """Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
-reference of all settings, the definition of ChatCluster, and rules and dashboards for whoever has no operator.
+reference of all settings, the definition of ChatCluster, what of charts and manifests is derived, and rules and
+dashboards for whoever has no operator.
 
-``python scripts/generate.py`` writes them into ``docs/``, ``crds/`` and ``monitoring/``; with ``--check`` it writes
-nothing and fails on drift.
+``python scripts/generate.py`` writes them into ``docs/``, ``crds/``, ``helm/``, ``deploy/`` and ``monitoring/``; with
+``--check`` it writes nothing and fails on drift.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any
 import msgspec
 import yaml
 
+import charts
+import manifests
+import olm
 from chatcluster.app.platform_settings import section_type
 from chatcluster.app.roles.settings import ClusterSettings
 from chatcluster.app.server_api import openapi
@@ -116,10 +120,13 @@ def main() -> int:
             f"monitoring/{name}-dashboard.json": json.dumps(board, indent=1, ensure_ascii=False) + "\n"
             for name, board in monitoring.dashboards().items()
         },
+        **charts.documents(ROOT),
+        **manifests.documents(),
+        **olm.documents(ROOT),
     }
     for name, text in documents.items():
         path = ROOT / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text() if path.exists() else ""
         if before == text:
             continue

@@ -1,9 +1,11 @@
 #!/bin/bash
 # kubernetes.sh [--only] [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and kwok, helm, kubeconform, keda-crd, promtool, prometheus by name, built from Go's modules into the
-# cache; monitoring: the Prometheus operator's definitions, as its module has them. Repeatable. --only: the tools alone.
-# Prints the folder of the binaries, with --only that of the tools. Needs Go >= 1.24, for Prometheus >= 1.26.7 (on Debian
-# as root it is not installed here: apt's is too old).
+# kube-scheduler, kubectl), and by name: kwok, helm (3), helm4, kubeconform, kube-score, kube-linter, ct,
+# operator-verify, checkov (with yamllint and yamale), promtool, prometheus, keda-crd, monitoring (the Prometheus
+# operator's module), crds (definitions of the Gateway API, of KEDA and of the Prometheus operator); built from Go's
+# modules into the cache. Repeatable. --only: the tools alone.
+# Prints the folder of the binaries, with --only that of the tools. Needs Go >= 1.24, for Prometheus >= 1.26.7 (on
+# Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
 ETCD=3.6.16
@@ -69,6 +71,27 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+built() { # NAME MODULE VERSION PACKAGE [REPLACED]: through a module of its own, for what go install refuses
+    [ -x "$GOBIN/$1" ] && return
+    say "building $1"
+    mkdir -p "$CACHE/src/tools/$1"
+    cd "$CACHE/src/tools/$1"
+    printf 'module chatcluster.dev/build/%s\n\ngo 1.25.0\n\nrequire %s %s\n' "$1" "$2" "$3" >go.mod
+    [ -z "${5:-}" ] || printf '\nreplace %s => %s\n' "$2" "$5" >>go.mod
+    go build -ldflags "-s -w" -o "$GOBIN/$1.new" "$4"
+    mv "$GOBIN/$1.new" "$GOBIN/$1"
+}
+definitions() { # MODULE@VERSION FOLDER FILE...: definitions of others' kinds, out of their modules
+    local module=$1 folder=$2 file
+    shift 2
+    mkdir -p "$CACHE/crds"
+    for file in "$@"; do
+        [ -s "$CACHE/crds/$file" ] && continue
+        say "fetching $file"
+        go mod download "$module"
+        install -m 644 "$GOMODCACHE/$module/$folder/$file" "$CACHE/crds/$file"
+    done
+}
 exec 9>"$CACHE/lock"
 flock 9
 for name in "$@"; do
@@ -87,6 +110,28 @@ for name in "$@"; do
         module=github.com/prometheus-operator/prometheus-operator
         [ -d "$GOMODCACHE/$module@v0.85.0" ] || (cd "$CACHE" && go mod download "$module@v0.85.0") ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
+    helm4) built helm4 helm.sh/helm/v4 v4.3.1 helm.sh/helm/v4/cmd/helm ;;
+    kube-score) tool kube-score github.com/zegl/kube-score/cmd/kube-score@v1.20.0 ;;
+    kube-linter)
+        built kube-linter golang.stackrox.io/kube-linter v0.8.3 golang.stackrox.io/kube-linter/cmd/kube-linter \
+            "github.com/stackrox/kube-linter v0.8.3"
+        ;;
+    ct) built ct github.com/helm/chart-testing/v3 v3.14.0 github.com/helm/chart-testing/v3/ct ;;
+    crds)
+        definitions sigs.k8s.io/gateway-api@v1.4.0 config/crd/standard gateway.networking.k8s.io_httproutes.yaml
+        definitions github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd \
+            monitoring.coreos.com_podmonitors.yaml monitoring.coreos.com_prometheusrules.yaml
+        definitions github.com/kedacore/keda/v2@v2.18.0 config/crd/bases keda.sh_scaledobjects.yaml
+        ;;
+    checkov) # the linters that are Python's, in an environment of their own
+        if [ ! -x "$CACHE/lint/bin/checkov" ]; then
+            say "installing checkov, yamllint and yamale"
+            python3 -m venv "$CACHE/lint"
+            "$CACHE/lint/bin/python" -m pip install --quiet --disable-pip-version-check \
+                checkov==3.3.30 yamllint==1.38.0 yamale==6.1.0
+        fi
+        ;;
+    operator-verify) tool operator-verify github.com/operator-framework/api/cmd/operator-verify@v0.37.0 ;;
     *) echo "kubernetes.sh: no such tool: $name" >&2 && exit 2 ;;
     esac
 done

@@ -21,6 +21,7 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.definition import known
 from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.health import Lag, ailment
@@ -66,6 +67,8 @@ async def operate(options: argparse.Namespace) -> int:
     """Until SIGTERM, or the Lease is lost. The exit code."""
     if options.kubeconfig is not None:
         os.environ["KUBECONFIG"] = options.kubeconfig  # where kopf looks
+    # By which kopf knows itself; else it asks for the user's name, and a pod's user has none.
+    os.environ.setdefault("POD_ID", options.identity)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -81,6 +84,7 @@ async def operate(options: argparse.Namespace) -> int:
         exposition = Exposition(reconciler, watches, lag, leads=lock.leads, lease_age=lock.age)
 
         async def lead() -> None:
+            await known(api)
             log.info("%s leads", options.identity)
             try:
                 async with asyncio.TaskGroup() as group:

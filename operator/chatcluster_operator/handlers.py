@@ -6,7 +6,9 @@ each ChatCluster. No handler writes, and kopf keeps nothing in the objects: no f
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +51,12 @@ def registry_for(reconciler: Reconciler) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     async def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        ours = kopf.login_with_service_account(**arguments)
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+        if ours is None or not host or not port:
+            return ours or kopf.login_with_kubeconfig(**arguments)
+        # Where the client speaks to as well; kopf's own is a name, and a cluster's DNS may be away.
+        return dataclasses.replace(ours, server=f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:

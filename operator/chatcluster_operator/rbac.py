@@ -6,12 +6,16 @@ from typing import Any
 
 from chatcluster_operator.spec import GROUP, PLURAL
 
+Row = tuple[str, str, tuple[str, ...], str]
+"""Group, resource, verbs, and why."""
+
 _SEE = ("get", "list", "watch")
 _KEEP = (*_SEE, "create", "patch", "delete")
 
-TABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+TABLE: tuple[Row, ...] = (
     (GROUP, PLURAL, _SEE, "what is wanted"),
     (GROUP, f"{PLURAL}/status", ("patch",), "how it is"),
+    (GROUP, f"{PLURAL}/finalizers", ("update",), "owner of its children, where that is guarded (OpenShift)"),
     ("", "configmaps", _KEEP, "settings of each component"),
     ("", "services", _KEEP, "addresses of gateways, routers and presences"),
     ("", "serviceaccounts", _KEEP, "the pods' account, which may nothing"),
@@ -30,14 +34,14 @@ TABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("monitoring.coreos.com", "prometheusrules", _KEEP, "where the Prometheus operator is"),
     ("events.k8s.io", "events", ("create",), "what happened and why"),
 )
-"""Group, resource, verbs, and why."""
+"""For ChatClusters and their children, wherever those are."""
 
-LEASE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+LEASE: tuple[Row, ...] = (
     ("coordination.k8s.io", "leases", ("get", "create", "update"), "which replica writes; in its own namespace"),
 )
 
 
-def rules(table: tuple[tuple[str, str, tuple[str, ...], str], ...] = TABLE) -> list[dict[str, Any]]:
+def rules(table: tuple[Row, ...] = TABLE) -> list[dict[str, Any]]:
     """As in a Role or ClusterRole."""
     return [
         {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)} for group, resource, verbs, _ in table

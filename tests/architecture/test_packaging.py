@@ -39,7 +39,47 @@ def test_the_client_needs_the_base_install_alone() -> None:
     assert done.stdout == "imported Client\n", done.stderr
 
 
-@pytest.mark.parametrize("name", ["platform", "dev"])
+_OPERATOR_ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+import chatcluster_operator.__main__
+assert not [name for name in sys.modules if name.split(".")[0] == "chatcluster"]
+print("imported", chatcluster_operator.__main__.main.__name__)
+"""
+
+
+def test_the_operator_needs_its_own_packages_alone() -> None:
+    """Its image holds those of ``requirements/operator.txt``."""
+    locked = {name: _locked(name) for name in ("platform", "operator")}
+    assert {"kopf", "kubernetes"} <= locked["operator"]
+    foreign = locked["platform"] - locked["operator"]
+    assert {"confluent-kafka", "cassandra-driver", "redis", "uvloop", "pyjwt", "cryptography"} <= foreign
+    refused = {"confluent_kafka", "cassandra", "redis", "uvloop", "jwt", "cryptography", "rich", "prompt_toolkit"}
+    code = _OPERATOR_ALONE.format(refused=refused)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "imported main\n", done.stderr
+
+
+def _locked(name: str) -> set[str]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return set(re.findall(r"^([a-zA-Z0-9._-]+)==", text, flags=re.MULTILINE))
+
+
+def test_what_the_operators_image_holds_is_what_is_tested() -> None:
+    def pins(name: str) -> set[tuple[str, str]]:
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        return set(re.findall(r"^([a-zA-Z0-9._-]+)==([^ ;]+)", text, flags=re.MULTILINE))
+
+    assert pins("operator") <= pins("dev")
+
+
+@pytest.mark.parametrize("name", ["platform", "operator", "dev"])
 def test_locks_hold_hashes_and_no_urls(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     packages = re.findall(r"^([a-zA-Z0-9._-]+)==", text, flags=re.MULTILINE)

@@ -149,7 +149,7 @@ class ControlPlane:
             ),
             f"--server-address=127.0.0.1:{free_port()}",
         )
-        room = {"cpu": "1000", "memory": "4Ti", "pods": "2000"}
+        room = {"cpu": "1000", "memory": "4Ti", "ephemeral-storage": "4Ti", "pods": "2000"}
         for number in range(count):
             name = f"node-{number}"
             labels = {
@@ -180,6 +180,8 @@ class ControlPlane:
             *(f"--service-account-key-file={pki}/sa.key", f"--service-account-signing-key-file={pki}/sa.key"),
             *(f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder}/audit.yaml"),
             "--audit-log-mode=blocking",
+            # As OpenShift has it: who names an owner must be allowed to.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         )
 
     def stop_api(self) -> None:

@@ -80,7 +80,8 @@ def test_of_a_pod_and_a_deployment_all_that_is_read_is_kept():
     conditions = [{"type": "Ready", "status": "True", "lastProbeTime": None}, {"type": "Initialized", "status": "True"}]
     pod = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {**HEAD, "managedFields": [{}]},
-        "spec": {"nodeName": "n", "containers": []}, "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": conditions},
+        "spec": {"nodeName": "n", "containers": []},
+        "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": conditions},
     }  # fmt: skip
     assert trimmed(pod) == {
         "apiVersion": "v1", "kind": "Pod", "metadata": HEAD, "spec": {"nodeName": "n"},

@@ -1,0 +1,73 @@
+"""Helm 3 and 4, built from their sources, and what they make of our charts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from control_plane import ROOT, binaries, built
+
+CHARTS = ROOT / "helm"
+KUBERNETES = "1.34.10"
+VERSIONS = ("helm", "helm4")
+"""Programs, of both majors."""
+
+
+def program(name: str) -> Path:
+    """A tool that ``scripts/kubernetes.sh`` builds. Skips the test where it was not, unless all is to be built."""
+    cache = Path(
+        os.environ.get("CHATCLUSTER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/chatcluster"
+    )
+    tool = cache / "kubernetes/tools" / name
+    if not tool.exists():
+        if not os.environ.get("CHATCLUSTER_TEST_KUBERNETES"):
+            pytest.skip(f"build it first: `scripts/kubernetes.sh {name}` (needs Go, takes minutes)")
+        binaries(name)
+    return tool
+
+
+class Refused(Exception):
+    """What Helm said."""
+
+
+def run(helm: str, *arguments: str | Path, kubeconfig: Path | None = None) -> str:
+    """Its output. Raises ``Refused``."""
+    with tempfile.TemporaryDirectory() as home:  # nothing of the user's own Helm
+        environment = {"PATH": os.environ["PATH"], "HOME": home}
+        if kubeconfig is not None:
+            environment["KUBECONFIG"] = str(kubeconfig)
+        done = subprocess.run(
+            [program(helm), *arguments], capture_output=True, text=True, env=environment, check=False, timeout=180
+        )
+    if done.returncode:
+        raise Refused(done.stderr + done.stdout)
+    return done.stdout
+
+
+def templated(
+    chart: str,
+    values: dict[str, Any] | None = None,
+    *,
+    helm: str = "helm",
+    release: str | None = None,
+    namespace: str = "chatcluster-system",
+) -> list[dict[str, Any]]:
+    """The objects of a chart. Raises ``Refused``."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values or {}, file)
+        file.flush()
+        text = run(
+            helm,
+            *("template", release or chart, CHARTS / chart, "--namespace", namespace, "--values", file.name),
+            *("--kube-version", KUBERNETES),
+        )
+    return [one for one in yaml.safe_load_all(text) if one is not None]
+
+
+__all__ = ["CHARTS", "KUBERNETES", "VERSIONS", "Refused", "built", "program", "run", "templated"]
