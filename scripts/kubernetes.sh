@@ -1,6 +1,7 @@
 #!/bin/bash
 # kubernetes.sh [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and kwok, helm, kubeconform by name, built from Go's modules into the cache. Repeatable.
+# kube-scheduler, kubectl), and kwok, helm, kubeconform, and of nodes kubelet, kube-proxy, coredns by name, built from
+# Go's modules into the cache. Repeatable.
 # Prints the folder of the binaries. Needs Go >= 1.24 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
@@ -28,6 +29,9 @@ if [ ! -x "$BIN/etcd" ]; then
 fi
 
 PARTS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+for name in "$@"; do
+    case $name in kubelet | kube-proxy) PARTS="$PARTS $name" ;; esac
+done
 for part in $PARTS; do
     [ -x "$BIN/$part" ] && continue
     say "building Kubernetes $K8S: $part (the first one takes minutes)"
@@ -64,8 +68,27 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+coredns() { # with the plugins that cluster DNS takes: all of them would bring the SDKs of clouds along
+    [ -x "$GOBIN/coredns" ] && return
+    say "building coredns"
+    mkdir -p "$CACHE/src/coredns" && cd "$CACHE/src/coredns"
+    printf 'module chatcluster.dev/build/coredns\n\ngo 1.24.0\n\nrequire github.com/coredns/coredns v1.12.4\n' >go.mod
+    {
+        printf 'package main\n\nimport (\n\t"github.com/coredns/coredns/core/dnsserver"\n'
+        printf '\t"github.com/coredns/coredns/coremain"\n'
+        for plugin in errors health ready cache reload kubernetes template; do
+            printf '\t_ "github.com/coredns/coredns/plugin/%s"\n' $plugin
+        done
+        printf ')\n\nfunc main() {\n\tdnsserver.Directives = []string{'
+        printf '"reload", "health", "ready", "errors", "cache", "template", "kubernetes"}\n\tcoremain.Run()\n}\n'
+    } >main.go
+    go build -ldflags "-s -w" -o "$GOBIN/coredns.new" .
+    mv "$GOBIN/coredns.new" "$GOBIN/coredns"
+}
 for name in "$@"; do
     case $name in
+    kubelet | kube-proxy) ;; # parts of Kubernetes itself, built above
+    coredns) coredns ;;
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
