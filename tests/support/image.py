@@ -161,7 +161,7 @@ def code(version: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
-            check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
+            check=True, cwd=ROOT, capture_output=True,
         )  # fmt: skip
         [wheel] = Path(folder).glob("*.whl")
         tree = Path(folder) / "tree"
