@@ -124,10 +124,15 @@ def _debian(target: Path) -> None:
 
 
 def python_of(layer: Path) -> str:
-    """Which Python a base has, as ``3.11``."""
-    with tarfile.open(layer) as tar:
-        names = [Path(name).name for name in tar.getnames() if "usr/bin/python3." in name]
-    return min(names, key=len).removeprefix("python")
+    """Which Python a base has, as ``3.11.2``: it is asked, once."""
+    told = layer.with_suffix(".python")
+    if not told.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["tar", "-xf", str(layer), "-C", folder], check=True)
+            ask = "import platform; print(platform.python_version())"
+            asked = ["chroot", folder, "/usr/bin/python3", "-S", "-c", ask]
+            told.write_text(subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+    return told.read_text()
 
 
 def packages(version: str) -> Path:
@@ -139,11 +144,13 @@ def packages(version: str) -> Path:
 def _environment(version: str, locked: Path) -> Callable[[Path], None]:
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            site = Path(folder) / PREFIX / f"lib/python{version}/site-packages"
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            chosen = ["--require-hashes", "--only-binary", ":all:", "--python-version", version, "--target", str(site)]
-            subprocess.run([*pip, *chosen, "-r", str(locked)], check=True, stdout=sys.stderr)
-            shutil.rmtree(site / "bin", ignore_errors=True)  # for the Python that ran pip
+            site = Path(folder) / _site(version)
+            # uv, because pip takes the markers of a lock for those of the Python that it runs on.
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:"]
+            chosen = ["--python-version", version, "--target", str(site), "--link-mode", "copy"]
+            subprocess.run([*uv, *chosen, "-r", str(locked)], check=True, stdout=sys.stderr)
+            shutil.rmtree(site / "bin", ignore_errors=True)  # for the Python that ran uv
+            _compiled(site, Path(folder), version)
             bin_ = Path(folder) / PREFIX / "bin"
             bin_.mkdir()
             for name in ("python", "python3"):
@@ -156,6 +163,16 @@ def _environment(version: str, locked: Path) -> Callable[[Path], None]:
     return make
 
 
+def _site(version: str) -> str:
+    return f"{PREFIX}/lib/python{version.rpartition('.')[0]}/site-packages"
+
+
+def _compiled(site: Path, top: Path, version: str) -> None:
+    """Nothing is written in a pod: without this each start compiles all of it."""
+    if version.rpartition(".")[0] == f"{sys.version_info.major}.{sys.version_info.minor}":
+        compileall.compile_dir(site, quiet=2, stripdir=str(top), prependdir="/", workers=1)
+
+
 def code(version: str, target: Path) -> None:
     """Our wheel, unpacked, with its commands."""
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +182,7 @@ def code(version: str, target: Path) -> None:
         )  # fmt: skip
         [wheel] = Path(folder).glob("*.whl")
         tree = Path(folder) / "tree"
-        site = tree / PREFIX / f"lib/python{version}/site-packages"
+        site = tree / _site(version)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)
         bin_ = tree / PREFIX / "bin"
@@ -176,9 +193,7 @@ def code(version: str, target: Path) -> None:
             script = f"#!/{PREFIX}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
             (bin_ / name).write_text(script)
             (bin_ / name).chmod(0o755)
-        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-            # Nothing is written in a pod: without these each start compiles all of it.
-            compileall.compile_dir(site, quiet=1, stripdir=str(tree), prependdir="/")
+        _compiled(site, tree, version)
         _tar(tree, target)
 
 

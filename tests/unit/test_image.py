@@ -51,7 +51,7 @@ def test_an_archive_is_an_oci_layout_of_its_layers(tmp_path):
 
 
 def test_our_layer_has_the_commands_and_their_code(tmp_path):
-    code("3.11", tmp_path / "code.tar")
+    code("3.11.2", tmp_path / "code.tar")
     with tarfile.open(tmp_path / "code.tar") as tar:
         names = set(tar.getnames())
         members = tar.getmembers()

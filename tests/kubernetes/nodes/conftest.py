@@ -25,7 +25,7 @@ def plane(request, tmp_path_factory):
 def pytest_runtest_makereport(item, call):
     """A failure says what the pods say."""
     report = yield
-    plane = item.funcargs.get("plane") if report.when == "call" and report.failed else None
+    plane = item.funcargs.get("plane") if report.when != "teardown" and report.failed else None
     if plane is not None:
         report.sections.append(("pods", plane.told()))
     return report
