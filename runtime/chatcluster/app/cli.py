@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from types import FrameType
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+if os.getpid() == 1:
+    # The kernel drops what the first process of a container has no handler for: told to leave while it still
+    # imports, it would stay until it is killed. Each command puts its own in place.
+    signal.signal(signal.SIGTERM, _end)
 
 try:
     import click
