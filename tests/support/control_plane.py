@@ -325,7 +325,8 @@ def certificate(pki: Path, name: str, subject: str, extensions: str) -> None:
     _openssl("req", *_CURVE, "-keyout", f"{pki}/{name}.key", "-out", f"{pki}/{name}.csr", "-subj", subject)
     (pki / f"{name}.ext").write_text(extensions)
     _openssl("x509", "-req", "-in", f"{pki}/{name}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
-             "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/{name}.ext", "-out", f"{pki}/{name}.crt")  # fmt: skip
+             "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/{name}.ext",
+             "-out", f"{pki}/{name}.crt")  # fmt: skip
 
 
 @contextmanager

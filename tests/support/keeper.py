@@ -1,9 +1,9 @@
 """A network of its own for real nodes, and the nodes in it: kept by a process of its own, so that nothing is left.
 
-``python keeper.py FOLDER NAME``: makes a network namespace with a bridge, prints ``ready``, and takes orders on its
-standard input: ``start N`` and ``kill N``, each answered by ``done``. When the input ends, however its writer ended, every
-process in this network ends, then the control groups and the folders that the nodes wrote into go. The machine's own network, mounts and process
-numbers are never touched. Stdlib alone, as it runs by any Python.
+``python keeper.py FOLDER NAME [--remove]``: makes a network namespace with a bridge, prints ``ready``, and takes orders
+on its standard input: ``start N`` and ``kill N``, each answered by ``done``. When the input ends, however its writer
+ended, every process in this network ends, then the control groups and what the nodes wrote go; with ``--remove`` the
+whole folder, else logs stay. The machine's own network and mounts are never touched. Stdlib alone.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Keeper:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def end(self) -> None:
+    def end(self, *, remove: bool) -> None:
         """Nodes, everybody else in this network, control groups, data."""
         for number in list(self.nodes):
             self.kill(number)
@@ -135,7 +135,7 @@ class Keeper:
             time.sleep(0.05)
         for folder in (CGROUPS, *CGROUPS.iterdir()):  # also where others made groups after our name
             self._ungroup(folder / self.name)
-        for one in (*self.folder.glob("n*/scratch"), self.folder / "etcd"):
+        for one in [self.folder] if remove else [*self.folder.glob("n*/scratch"), self.folder / "etcd"]:
             shutil.rmtree(one, ignore_errors=True)
 
     def _neighbours(self) -> Iterator[int]:
@@ -178,7 +178,7 @@ def main() -> None:
     finally:
         with suppress(OSError):
             os.close(sys.stdout.fileno())
-        keeper.end()
+        keeper.end(remove="--remove" in sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # What it starts ends with it: the kernel ends a process namespace with its first process.
 set -eu
 cd "$1"
-. ./node.env # NAME NUMBER ADDRESS HUB BIN TOOLS IMAGES
+. ./node.env # NAME ADDRESS HUB BIN IMAGES
 scratch=$PWD/scratch
 hostname "$NAME"
 

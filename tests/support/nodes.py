@@ -10,7 +10,6 @@ pods. The machine's own network is neither used nor changed, and nothing is left
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any
 
 from chatcluster_operator.render.pods import REGISTRY
 from control_plane import ControlPlane, binaries, built, certificate
-from image import PAUSE, base, images
+from image import PAUSE, images
 from keeper import HUB, NEWNET, address_of, pods_of
 
 VERSIONS = ("1.0.0", "1.1.0")
@@ -62,11 +61,11 @@ def binaries_folder() -> Path:
 class Network:
     """The keeper's process and its network."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, remove: bool = False) -> None:
         self.name = f"chatcluster-nodes-{os.getpid()}"
         script = Path(__file__).with_name("keeper.py")
         self._keeper = subprocess.Popen(
-            [sys.executable, "-S", str(script), str(folder), self.name],
+            [sys.executable, "-S", str(script), str(folder), self.name, *(["--remove"] if remove else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -167,7 +166,9 @@ class Nodes(ControlPlane):
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     def _last_words(self) -> str:
-        logs = [self.folder / f"n{number}" / f"{part}.log" for number in self._numbers() for part in ("init", "kubelet")]
+        logs = [
+            self.folder / f"n{number}" / f"{part}.log" for number in self._numbers() for part in ("init", "kubelet")
+        ]
         return "\n".join(f"{log}: {log.read_text(errors='replace')[-1500:]}" for log in logs if log.exists())
 
     def _dns(self) -> None:
@@ -200,7 +201,6 @@ class Nodes(ControlPlane):
         self.config_for("system:kube-proxy", folder / "kube-proxy.conf")
         environment = {
             "NAME": name,
-            "NUMBER": str(number),
             "ADDRESS": address_of(number),
             "HUB": HUB,
             "BIN": str(self.bin),
@@ -354,11 +354,11 @@ def _kube_proxy(name: str, folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def nodes(folder: Path, count: int = 1) -> Iterator[Nodes]:
-    """For the time of the block, on ``folder``; this thread is in their network."""
+def nodes(folder: Path, count: int = 1, *, remove: bool = False) -> Iterator[Nodes]:
+    """For the time of the block, on ``folder``; this thread is in their network. ``remove``: the folder goes, too."""
     tools = binaries(*TOOLS)
     with images(*(f"{REGISTRY}:{version}" for version in VERSIONS)) as archives:
-        network = Network(folder)
+        network = Network(folder, remove=remove)
         try:
             with network.entered():
                 plane = Nodes(folder, tools, network, count)
@@ -380,16 +380,19 @@ def main() -> None:
     given = parser.parse_args()
     if given.prepare:
         binaries(*TOOLS)
-        base()
         with images("chatcluster:dev"):
             return
     if why := missing():
         sys.exit(f"nodes: {why}")
-    with tempfile.TemporaryDirectory(prefix="chatcluster-nodes-") as folder, nodes(Path(folder), given.nodes) as plane:
+    folder = Path(tempfile.mkdtemp(prefix="chatcluster-nodes-"))
+    with nodes(folder, given.nodes, remove=True) as plane:
         enter = f"nsenter --net=/proc/{os.getpid()}/ns/net env KUBECONFIG={plane.kubeconfig} PATH={plane.bin}:$PATH"
         print(f"{plane.kubectl('get', 'nodes')}\nIn another terminal, as root:\n  {enter} bash")
-        print(f"The runtime's image: {REGISTRY}:{VERSIONS[0]} (and the same as :{VERSIONS[1]}). Ctrl-C ends all.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+        print(
+            f"The runtime's image: {REGISTRY}:{VERSIONS[0]} (and the same as :{VERSIONS[1]}). Ctrl-C ends all.",
+            flush=True,
+        )
+        with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
 

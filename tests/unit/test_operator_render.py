@@ -88,6 +88,7 @@ def test_a_setting_rolls_only_who_reads_it():
     assert rolled("persister", {"loads": 32}) == {"persister"}
     assert rolled("sessions", {"in_flight": 32}) == {"gateway"}
     assert rolled("kafka", {"linger_ms": 2.0}) == {"router", "persister", "migrate"}
+    assert rolled("redis", {"lease": 30.0}) == {*COMPONENTS, "migrate"}, "it tells Redis that a log is new"
     assert rolled("logging", {"level": "debug"}) == set(before)
     routing = parsed(changed(SPEC, "routing", {"inboxFanoutLimit": 600}))
     assert {part for part, text in before.items() if config(CLUSTER, routing, part).toml() != text} == {

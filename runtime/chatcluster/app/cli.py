@@ -8,6 +8,8 @@ import signal
 import sys
 from types import FrameType
 
+from chatcluster import __version__
+
 
 def _end(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
@@ -22,8 +24,6 @@ try:
     import click
 except ModuleNotFoundError:  # the base install is the client alone
     sys.exit("chatcluster: the command line needs the platform: pip install 'chatcluster[platform]'")
-
-from chatcluster import __version__
 
 COMMANDS = {
     "audit": "Check recorded histories against the promises.",
