@@ -35,6 +35,10 @@ RATE = 10
 CROWD = 40
 DEADLINE = 40
 SMALL = {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "768Mi"}}}
+MEMORY = """
+import re
+print(1024 * int(re.search("VmRSS:.*?([0-9]+)", open("/proc/1/status").read())[1]))
+"""
 ORDER = ("persister", "router", "presence", "gateway")
 
 
@@ -66,8 +70,6 @@ def platform(plane, tmp_path_factory):
         plane.apply(path_of(NAMESPACE), cluster(NAMESPACE, **spec(stood_on)))
         until(lambda: settled(plane), 90)
         print(f"\nready {time.monotonic() - begun:.0f} s after it was applied")
-        for pod in pods(plane, "router"):
-            print(plane.kubectl("-n", NAMESPACE, "logs", pod["metadata"]["name"]))
         yield stood_on
 
 
@@ -175,6 +177,7 @@ async def conversation(plane, url, folder, seed):
             f"   crowd: {len(gone)} closed, codes {sorted({one.code for one in gone})}, "
             f"back after {back[len(back) // 2]:.2f} s (median), {back[-1]:.2f} s (longest)"
         )
+    print(f"   at worst {watch.fewest} gateways served and {watch.most} drained")
     for name, (first, last) in watch.drains.items():
         print(f"   {name}: left within {last - first:.1f} s")
     faultless(audit)
@@ -218,6 +221,10 @@ def test_every_pod_is_restricted_and_ready_and_the_migration_ran(plane, platform
         assert (lines["NoNewPrivs"], lines["Seccomp"]) == ("1", "2")
         assert int(lines["CapEff"], 16) == int(lines["CapBnd"], 16) == 0
         assert "False True" in said
+        used = plane.kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "python", "-c", MEMORY)
+        print(f"{pod['metadata']['name']}: {int(used) >> 20} MiB")
+    gateway = pods(plane, "gateway")[0]
+    assert gateway["spec"]["terminationGracePeriodSeconds"] == DEADLINE + 30
 
 
 async def test_an_upgrade_under_conversation(plane, platform, url, tmp_path):
@@ -241,6 +248,8 @@ async def test_an_upgrade_under_conversation(plane, platform, url, tmp_path):
             if one["type"] == "Ready"
         )
         assert through <= min(seconds(pod["metadata"]["creationTimestamp"]) for pod in parts[then]), f"{then} too early"
+    events = plane.get(f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
+    assert not [one for one in events if one["reason"] == "CalculateExpectedPodCountFailed"], "evictions were held up"
     assert watch.fewest >= 2, "a gateway left before its successor was ready"
     assert watch.most == 1
     assert len(watch.drains) == 2
