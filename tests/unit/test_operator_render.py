@@ -169,3 +169,13 @@ def test_the_example_is_one():
     spec = parsed(yaml.safe_load(file.read_text())["spec"])
     assert spec.gateway.replicas == 3
     assert spec.dependencies.kafka is not None
+
+
+def test_the_migration_may_reach_all_that_it_speaks_to():
+    [policy] = [
+        one
+        for one in around(CLUSTER, parsed(SPEC))
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "main-migrate"
+    ]
+    allowed = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert allowed == {53, 6379, 9042, 9092}

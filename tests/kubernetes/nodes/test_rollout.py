@@ -19,7 +19,7 @@ import pytest
 
 from bystanders import bystanders
 from chatcluster.app.commands.audit import records_of
-from clusters import cluster, conditions, path_of, ready, secret
+from clusters import changed, cluster, conditions, path_of, ready, secret
 from dependencies import dependencies
 from operating import operating, until
 from ordeals import measured, report
@@ -290,6 +290,28 @@ async def test_a_node_is_drained(plane, platform, url, tmp_path):
         paced(talk.crowd, begun)
     running = [pod for pod in pods(plane) if pod["status"]["phase"] == "Running"]
     assert {pod["spec"]["nodeName"] for pod in running} == {"node-1"}
+
+
+async def test_gateways_of_several_processes(plane, platform, url, tmp_path):
+    """They share their pod's port; the parent passes SIGTERM on, and each of its processes drains."""
+    await came(lambda: settled(plane))
+    async with conversation(plane, url, tmp_path, 14) as talk:
+        async with talk.during("one process to two"):
+            told = changed(cluster(NAMESPACE, **spec(platform, newest(plane))), "spec.gateway.processes", 2)
+            await asyncio.to_thread(plane.apply, path_of(NAMESPACE), told)
+            await came(lambda: settled(plane), 180)
+        async with talk.during("two processes to one") as begun:
+            await asyncio.to_thread(told_to_be, plane, platform, newest(plane))
+            await came(lambda: settled(plane), 180)
+        gone = talk.crowd.since(begun)
+        assert {one.code for one in gone} == {1012}
+        assert all(one.hinted is not None for one in gone)
+        assert talk.watch.fewest >= 2
+        assert all(last - first <= DEADLINE for first, last in talk.watch.drains.values())
+
+
+def newest(plane):
+    return plane.get(path_of(NAMESPACE))["spec"]["version"]
 
 
 def test_a_drain_that_does_not_end_is_told(plane, platform):
