@@ -6,7 +6,8 @@ DATA   ?= data
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint-manifests format bench bench-stack lock docs stack stack-down stack-status kubernetes clean
+.PHONY: help run test check lint-manifests format bench bench-stack lock docs stack stack-down stack-status
+.PHONY: kubernetes nodes nodes-up clean
 
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,12 @@ stack-status: $(VENV)/.platform ## Show what of it runs.
 
 kubernetes: ## Build a Kubernetes control plane for the operator's tests, into the cache (needs Go; minutes).
 	@scripts/kubernetes.sh kwok
+
+nodes: $(VENV)/.dev ## Prepare real nodes for tests/kubernetes/nodes (root on Debian, Go; minutes).
+	@scripts/nodes.sh $(BIN)/python
+
+nodes-up: $(VENV)/.dev ## A Kubernetes with real nodes in a network of its own, until Ctrl-C: ARGS="--nodes 2".
+	@PYTHONPATH=operator $(BIN)/python tests/support/nodes.py $(ARGS)
 
 clean: ## Remove what the other commands made, but no data.
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,11 +1,10 @@
 #!/bin/bash
 # kubernetes.sh [--only] [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and by name: kwok, helm (3), helm4, kubeconform, kube-score, kube-linter, ct,
-# operator-verify, checkov (with yamllint and yamale), promtool, prometheus, keda-crd, monitoring (the Prometheus
-# operator's module), crds (definitions of the Gateway API, of KEDA and of the Prometheus operator); built from Go's
-# modules into the cache. Repeatable. --only: the tools alone.
-# Prints the folder of the binaries, with --only that of the tools. Needs Go >= 1.24, for Prometheus >= 1.26.7 (on
-# Debian as root it is not installed here: apt's is too old).
+# kube-scheduler, kubectl), and by name: kwok; of nodes kubelet, kube-proxy, coredns; helm (3), helm4; the linters
+# kubeconform, kube-score, kube-linter, ct, operator-verify, checkov (with yamllint and yamale); promtool, prometheus;
+# definitions of others keda-crd, monitoring, crds. Built from Go's modules into the cache. Repeatable.
+# --only: the tools alone. Prints the folder of the binaries, with --only that of the tools.
+# Needs Go >= 1.24, for Prometheus >= 1.26.7 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
 K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
 ETCD=3.6.16
@@ -35,6 +34,9 @@ fi
 
 PARTS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
 [ -z "$ONLY" ] || PARTS=
+for name in "$@"; do
+    case $name in kubelet | kube-proxy) PARTS="$PARTS $name" ;; esac
+done
 for part in $PARTS; do
     [ -x "$BIN/$part" ] && continue
     say "building Kubernetes $K8S: $part (the first one takes minutes)"
@@ -71,6 +73,23 @@ tool() { # NAME MODULE@VERSION
     say "building $1"
     go install -ldflags "-s -w" "$2"
 }
+coredns() { # with the plugins that cluster DNS takes: all of them would bring the SDKs of clouds along
+    [ -x "$GOBIN/coredns" ] && return
+    say "building coredns"
+    mkdir -p "$CACHE/src/coredns" && cd "$CACHE/src/coredns"
+    printf 'module chatcluster.dev/build/coredns\n\ngo 1.24.0\n\nrequire github.com/coredns/coredns v1.12.4\n' >go.mod
+    {
+        printf 'package main\n\nimport (\n\t"github.com/coredns/coredns/core/dnsserver"\n'
+        printf '\t"github.com/coredns/coredns/coremain"\n'
+        for plugin in errors health ready cache reload kubernetes template; do
+            printf '\t_ "github.com/coredns/coredns/plugin/%s"\n' $plugin
+        done
+        printf ')\n\nfunc main() {\n\tdnsserver.Directives = []string{'
+        printf '"reload", "health", "ready", "errors", "cache", "template", "kubernetes"}\n\tcoremain.Run()\n}\n'
+    } >main.go
+    go build -ldflags "-s -w" -o "$GOBIN/coredns.new" .
+    mv "$GOBIN/coredns.new" "$GOBIN/coredns"
+}
 built() { # NAME MODULE VERSION PACKAGE [REPLACED]: through a module of its own, for what go install refuses
     [ -x "$GOBIN/$1" ] && return
     say "building $1"
@@ -96,6 +115,8 @@ exec 9>"$CACHE/lock"
 flock 9
 for name in "$@"; do
     case $name in
+    kubelet | kube-proxy) ;; # parts of Kubernetes itself, built above
+    coredns) coredns ;;
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
     keda-crd) # KEDA's definition of a ScaledObject alone

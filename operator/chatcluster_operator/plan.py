@@ -130,6 +130,9 @@ def _components(
 ) -> None:
     pods = {component: pods_of(cluster, spec, component, observed.secrets) for component in COMPONENTS}
     _drains(spec, observed, facts, now)
+    # While a gateway leaves, its Deployment stays: a PodDisruptionBudget with a pod of no controller allows nobody to
+    # be evicted.
+    keep |= {Child("apps/v1", "Deployment", cluster.child(f"gateway-{pod.revision}")) for pod in facts.draining}
     replicas = _replicas(cluster, spec, observed, made, facts, monotonic, wishes)
     facts.desired.update(replicas)
     job = migration(cluster, spec, observed.secrets)

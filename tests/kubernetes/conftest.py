@@ -7,12 +7,9 @@ import os
 
 import pytest
 
-from chatcluster_operator.crd import crd
-from chatcluster_operator.rbac import LEASE, rules
 from control_plane import built, control_plane
-from operating import operating, until
+from operating import defined, operating
 
-CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev"
 _NUMBERS = itertools.count(1)
 
 
@@ -22,37 +19,7 @@ def plane(tmp_path_factory):
         pytest.skip("build a control plane first: `make kubernetes` (needs Go, takes minutes)")
     with control_plane(tmp_path_factory.mktemp("kubernetes"), ("kwok",)) as found:
         found.start_nodes()
-        found.apply(CRD, crd())
-
-        def established():
-            conditions = (found.get(CRD).get("status") or {}).get("conditions") or []
-            return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
-
-        until(established)
-        rbac = "/apis/rbac.authorization.k8s.io/v1"
-        for name, table in (("operator", rules()), ("operator-lease", rules(LEASE))):
-            found.apply(
-                f"{rbac}/clusterroles/{name}",
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": "ClusterRole",
-                    "metadata": {"name": name},
-                    "rules": table,
-                },
-            )
-            found.apply(
-                f"{rbac}/clusterrolebindings/{name}",
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": "ClusterRoleBinding",
-                    "metadata": {"name": name},
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                    "subjects": [
-                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"},
-                        {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "operators"},
-                    ],
-                },
-            )
+        defined(found)
         yield found
 
 

@@ -63,11 +63,21 @@ class Refused(Exception):
 class ControlPlane:
     """Started by ``control_plane``."""
 
+    address = "127.0.0.1"
+    """Where the API server listens."""
+
     def __init__(self, folder: Path, bin_: Path) -> None:
         self.folder = folder
         self.bin = bin_
         self.port = free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{self.address}:{self.port}"
+        self.users = {
+            ADMIN: "system:masters",
+            **dict.fromkeys(("system:kube-controller-manager", "system:kube-scheduler", "operator", "oncall"), ""),
+            **dict.fromkeys(OPERATORS, "operators"),
+        }
+        """Who may log in, and their group."""
+        self.api_options: list[str] = []
         self.kubeconfig = folder / "admin.conf"
         self.audit = folder / "audit.log"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -80,13 +90,10 @@ class ControlPlane:
     def start(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir(parents=True)
-        users = (ADMIN, "system:kube-controller-manager", "system:kube-scheduler", "operator", *OPERATORS, "oncall")
-        for name in users:
-            self._tokens[name] = secrets.token_hex(16)
-        groups = {ADMIN: "system:masters"} | dict.fromkeys(OPERATORS, "operators")
-        lines = [f'{token},{name},{name},"{groups.get(name, "")}"' for name, token in self._tokens.items()]
+        self._tokens = {name: secrets.token_hex(16) for name in self.users}
+        lines = [f'{token},{name},{name},"{self.users[name]}"' for name, token in self._tokens.items()]
         (pki / "tokens.csv").write_text("\n".join(lines) + "\n")
-        _certificates(pki)
+        _certificates(pki, self.address)
         self._context.load_verify_locations(pki / "ca.crt")
         policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
         (self.folder / "audit.yaml").write_text(json.dumps(policy))
@@ -109,7 +116,7 @@ class ControlPlane:
         ):
             conf = self.config_for(user, self.folder / f"{part}.conf")
             extra = [
-                f"--service-account-private-key-file={pki}/sa.key",
+                *(f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt"),
                 "--use-service-account-credentials=true",
                 "--kube-api-qps=200",
                 "--kube-api-burst=400",
@@ -172,16 +179,17 @@ class ControlPlane:
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd}",
-            *("--bind-address=127.0.0.1", f"--secure-port={self.port}", "--advertise-address=127.0.0.1"),
+            *(f"--bind-address={self.address}", f"--secure-port={self.port}", f"--advertise-address={self.address}"),
             "--service-cluster-ip-range=10.96.0.0/16",
             *(f"--tls-cert-file={pki}/api.crt", f"--tls-private-key-file={pki}/api.key"),
-            *(f"--token-auth-file={pki}/tokens.csv", "--authorization-mode=RBAC", "--allow-privileged=true"),
+            *(f"--token-auth-file={pki}/tokens.csv", "--authorization-mode=Node,RBAC", "--allow-privileged=true"),
             "--service-account-issuer=https://kubernetes.default.svc",
             *(f"--service-account-key-file={pki}/sa.key", f"--service-account-signing-key-file={pki}/sa.key"),
             *(f"--audit-log-path={self.audit}", f"--audit-policy-file={self.folder}/audit.yaml"),
             "--audit-log-mode=blocking",
             # As OpenShift has it: who names an owner must be allowed to.
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            *self.api_options,
         )
 
     def stop_api(self) -> None:
@@ -330,19 +338,28 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _certificates(pki: Path) -> None:
-    def openssl(*options: str) -> None:
-        subprocess.run(["openssl", *options], check=True, capture_output=True)
+def _openssl(*options: str) -> None:
+    subprocess.run(["openssl", *options], check=True, capture_output=True)
 
-    ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *ec, "-keyout", f"{pki}/ca.key", "-out", f"{pki}/ca.crt", "-days", "30", "-subj", "/CN=ca",
-            "-addext", "keyUsage=critical,keyCertSign,digitalSignature")  # fmt: skip
-    openssl("req", *ec, "-keyout", f"{pki}/api.key", "-out", f"{pki}/api.csr", "-subj", "/CN=kube-apiserver")
-    names = "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1"
-    (pki / "api.ext").write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
-    openssl("x509", "-req", "-in", f"{pki}/api.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
-            "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/api.ext", "-out", f"{pki}/api.crt")  # fmt: skip
-    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/sa.key")
+
+_CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+def _certificates(pki: Path, address: str) -> None:
+    _openssl("req", "-x509", *_CURVE, "-keyout", f"{pki}/ca.key", "-out", f"{pki}/ca.crt", "-days", "30",
+             "-subj", "/CN=ca", "-addext", "keyUsage=critical,keyCertSign,digitalSignature")  # fmt: skip
+    names = f"DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1,IP:{address}"
+    certificate(pki, "api", "/CN=kube-apiserver", f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
+    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{pki}/sa.key")
+
+
+def certificate(pki: Path, name: str, subject: str, extensions: str) -> None:
+    """A key and a certificate of the authority in ``pki``."""
+    _openssl("req", *_CURVE, "-keyout", f"{pki}/{name}.key", "-out", f"{pki}/{name}.csr", "-subj", subject)
+    (pki / f"{name}.ext").write_text(extensions)
+    _openssl("x509", "-req", "-in", f"{pki}/{name}.csr", "-CA", f"{pki}/ca.crt", "-CAkey", f"{pki}/ca.key",
+             "-CAcreateserial", "-days", "30", "-extfile", f"{pki}/{name}.ext",
+             "-out", f"{pki}/{name}.crt")  # fmt: skip
 
 
 @contextmanager

@@ -12,7 +12,11 @@ import urllib.request
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+from chatcluster_operator.crd import crd
+from chatcluster_operator.rbac import LEASE, rules
 from control_plane import free_port
+
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev"
 
 
 def until(holds, seconds=60.0, pause=0.1):
@@ -24,6 +28,41 @@ def until(holds, seconds=60.0, pause=0.1):
             return found
         assert time.monotonic() < deadline, f"never came: {found!r}"
         time.sleep(pause)
+
+
+def defined(plane):
+    """The definition, and what the user ``operator`` may do."""
+    plane.apply(CRD, crd())
+
+    def established():
+        conditions = (plane.get(CRD).get("status") or {}).get("conditions") or []
+        return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+    until(established)
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    for name, table in (("operator", rules()), ("operator-lease", rules(LEASE))):
+        plane.apply(
+            f"{rbac}/clusterroles/{name}",
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRole",
+                "metadata": {"name": name},
+                "rules": table,
+            },
+        )
+        plane.apply(
+            f"{rbac}/clusterrolebindings/{name}",
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+                "subjects": [
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"},
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "operators"},
+                ],
+            },
+        )
 
 
 @contextmanager

@@ -214,3 +214,12 @@ def test_settings_of_who_still_runs_stay():
     workloads = {**seen.workloads, "main-router": running}
     made = plan(CLUSTER, spec, but(seen, workloads=workloads, children=children), now=NOW)
     assert [child.name for child in made.delete] == ["main-router-config-long-ago"]
+
+
+def test_a_deployment_stays_until_its_last_gateway_has_left():
+    spec = spec_of("1.0.0", 1, 1)
+    old = Child("apps/v1", "Deployment", "main-gateway-0123456789")
+    seen = vars(World().observed(spec)) | {"children": [old]}
+    leaving = Pod("p", "gateway", "0123456789", False, NOW + timedelta(minutes=5))
+    assert old not in plan(CLUSTER, spec, Observed(**seen | {"pods": (leaving,)}), now=NOW).delete
+    assert old in plan(CLUSTER, spec, Observed(**seen), now=NOW).delete

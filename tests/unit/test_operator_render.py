@@ -88,6 +88,7 @@ def test_a_setting_rolls_only_who_reads_it():
     assert rolled("persister", {"loads": 32}) == {"persister"}
     assert rolled("sessions", {"in_flight": 32}) == {"gateway"}
     assert rolled("kafka", {"linger_ms": 2.0}) == {"router", "persister", "migrate"}
+    assert rolled("redis", {"lease": 30.0}) == {*COMPONENTS, "migrate"}, "it tells Redis that a log is new"
     assert rolled("logging", {"level": "debug"}) == set(before)
     routing = parsed(changed(SPEC, "routing", {"inboxFanoutLimit": 600}))
     assert {part for part, text in before.items() if config(CLUSTER, routing, part).toml() != text} == {
@@ -168,3 +169,13 @@ def test_the_example_is_one():
     spec = parsed(yaml.safe_load(file.read_text())["spec"])
     assert spec.gateway.replicas == 3
     assert spec.dependencies.kafka is not None
+
+
+def test_the_migration_may_reach_all_that_it_speaks_to():
+    [policy] = [
+        one
+        for one in around(CLUSTER, parsed(SPEC))
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "main-migrate"
+    ]
+    allowed = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert allowed == {53, 6379, 9042, 9092}

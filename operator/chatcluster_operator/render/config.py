@@ -120,7 +120,8 @@ _NEEDS: Mapping[str, frozenset[str]] = {
     )
     | _EACH,
     "presence": frozenset({"presence", "redis", "presence_redis", "link"}) | _EACH,
-    "migrate": frozenset({"kafka", "cassandra"}) | _EACH,
+    # It tells Redis that a log is new: else the first routers wait for a lease that nobody holds.
+    "migrate": frozenset({"redis", "kafka", "cassandra"}) | _EACH,
     # The key of its server API is made in its data folder.
     "embedded": frozenset({"gateway", "sessions", "router", "persister", "presence", "push", "routing", "auth"}),
 }

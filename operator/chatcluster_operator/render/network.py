@@ -115,7 +115,7 @@ def policies(cluster: Cluster, spec: Spec) -> list[Object]:
         ),
         _policy(cluster, "persister", [management], [_DNS, _to(None, *redis, *kafka, *cassandra), *_webhook(spec)]),
         _policy(cluster, "presence", [_from(cluster.selector("gateway"), LINK), management], [_DNS, _to(None, *redis)]),
-        _policy(cluster, "migrate", [], [_DNS, _to(None, *kafka, *cassandra)]),
+        _policy(cluster, "migrate", [], [_DNS, _to(None, *redis, *kafka, *cassandra)]),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from chatcluster.app.settings import BadSettings
+from chatcluster.app.tokens import MissingKey, read_key
 from chatcluster.ports import Clock
 from chatcluster.services.gateway.auth import Authenticator, AuthSettings, TokenAuthenticator
 from chatcluster.services.gateway.keys import BadKeySet, PublishedKeys, SecretKeys, parse_key_set
@@ -32,6 +33,14 @@ class AuthSection(msgspec.Struct, frozen=True):
     """``iss`` that tokens must have, exactly; none: not checked."""
     refresh: float = 300.0
     """Seconds between two readings of the key set."""
+
+
+def secret_in(file: str) -> bytes:
+    """The secret of ``auth.secret_file``. Raises ``BadSettings``."""
+    try:
+        return read_key(Path(file))
+    except MissingKey as error:
+        raise BadSettings(f"auth.secret_file: {error}") from None
 
 
 @asynccontextmanager

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from types import FrameType
+
+from chatcluster import __version__
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+if os.getpid() == 1:
+    # The kernel drops what the first process of a container has no handler for: told to leave while it still
+    # imports, it would stay until it is killed. Each command puts its own in place.
+    signal.signal(signal.SIGTERM, _end)
 
 try:
     import click
 except ModuleNotFoundError:  # the base install is the client alone
     sys.exit("chatcluster: the command line needs the platform: pip install 'chatcluster[platform]'")
-
-from chatcluster import __version__
 
 COMMANDS = {
     "audit": "Check recorded histories against the promises.",

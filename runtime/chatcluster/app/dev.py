@@ -16,7 +16,7 @@ import msgspec
 from chatcluster import __version__
 from chatcluster.app import demo
 from chatcluster.app.address import Address
-from chatcluster.app.authentication import AuthSection, authentication
+from chatcluster.app.authentication import AuthSection, authentication, secret_in
 from chatcluster.app.clock import SystemClock
 from chatcluster.app.embedded import Platform, Settings, embedded
 from chatcluster.app.pages import load_pages
@@ -44,6 +44,8 @@ async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> No
     auth = convert("auth", sections.get("auth", {}), AuthSection)
     settings = settings_from(rest, Settings)
     key, api_key = ensure_secrets(options.data)
+    if auth.secret_file is not None:
+        key = secret_in(auth.secret_file)
     if options.demo and options.listen.host not in demo.LOOPBACK:
         raise BadSettings(
             f"--listen {options.listen.host}: the demo hands tokens to anybody who asks, so it listens on this machine "

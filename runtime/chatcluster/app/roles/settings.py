@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from chatcluster.app.authentication import AuthSection
+from chatcluster.app.authentication import AuthSection, secret_in
 from chatcluster.app.logs import LoggingSettings
 from chatcluster.app.platform_settings import PlatformSettings, settings_from
 from chatcluster.app.roles.process import ProcessSettings
 from chatcluster.app.server_api import ApiSettings
 from chatcluster.app.settings import BadSettings
-from chatcluster.app.tokens import MissingKey, read_key
 from chatcluster.backends.cassandra.settings import CassandraSettings
 from chatcluster.backends.kafka.settings import KafkaSettings
 from chatcluster.backends.links.settings import LinkServerSettings, LinkSettings
@@ -50,7 +48,4 @@ def secret_of(auth: AuthSection) -> bytes:
             "auth.jwks_url is missing: a gateway verifies tokens; allowed: auth.jwks_url, auth.jwks_file (a key set) "
             "or auth.secret_file (HS256)"
         )
-    try:
-        return read_key(Path(auth.secret_file))
-    except MissingKey as error:
-        raise BadSettings(f"auth.secret_file: {error}") from None
+    return secret_in(auth.secret_file)
