@@ -15,7 +15,7 @@ import pytest
 
 TIERS = {
     "tests/kubernetes/": (
-        *("operator", "runtime", "stack", "crds", "helm", "deploy", "scripts", "requirements", "examples"),
+        *("operator", "runtime", "stack", "crds", "helm", "deploy", "monitoring", "scripts", "requirements"), "examples",
         *("tests/kubernetes", "tests/support", "Dockerfile", "Makefile", "pyproject.toml"),
     ),
 }
