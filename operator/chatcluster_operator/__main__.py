@@ -26,7 +26,7 @@ from chatcluster_operator.kube import Kube, connected
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Cache, Reconciler
-from chatcluster_operator.watches import Watches
+from chatcluster_operator.watch_ages import WatchAges
 
 log = logging.getLogger("chatcluster_operator")
 
@@ -69,7 +69,7 @@ async def operate(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    metrics, watches = Metrics(), Watches()
+    metrics, watches = Metrics(), WatchAges()
     async with connected(options.kubeconfig, metrics) as api, pods() as measuring:
         lock = lease.FencedLease(options.lease_name, options.lease_namespace, options.identity, api)
         kube = Kube(api, lock.leads)

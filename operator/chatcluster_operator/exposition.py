@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -20,13 +21,20 @@ from prometheus_client.registry import Collector
 from chatcluster_operator.metrics import PREFIX
 from chatcluster_operator.names import COMPONENTS
 from chatcluster_operator.reconciler import Reconciler
-from chatcluster_operator.watches import Watches
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 TRUTH = {"True": 1.0, "False": 0.0, "Unknown": -1.0}
 SAMPLES, INTERVAL = 60, 0.25
 """Of the event loop's delays: the worst of 15 s."""
 WHO = ("chatcluster_namespace", "chatcluster")
+
+
+class Watches(Protocol):
+    """How long ago each watch proved to be alive."""
+
+    def ages(self) -> dict[str, float]:
+        """Seconds."""
+        ...
 
 
 class LoopLag:
@@ -89,7 +97,7 @@ class Exposition(Collector):
         values = (
             ("leads", "1 of the replica that writes.", float(self._leads())),
             ("lease_age_seconds", "Since this replica last renewed the Lease; -1: it never did.", age),
-            ("queue_depth", "ChatClusters that are due.", float(len(due))),
+            ("queue", "ChatClusters that are due.", float(len(due))),
             (
                 "queue_oldest_seconds",
                 "How long the longest of them has been due.",
@@ -107,10 +115,10 @@ class Exposition(Collector):
         ages = GaugeMetricFamily(
             f"{PREFIX}watch_age_seconds",
             "Since a watch last brought an event or a bookmark.",
-            labels=["resource", "watched_namespace"],
+            labels=["watch"],
         )
-        for (resource, namespace), seconds in sorted(self._watches.ages().items()):
-            ages.add_metric([resource, namespace], seconds)
+        for name, seconds in sorted(self._watches.ages().items()):
+            ages.add_metric([name], seconds)
         yield ages
 
     def _clusters(self) -> Iterator[Metric]:

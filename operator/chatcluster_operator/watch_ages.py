@@ -14,18 +14,18 @@ from typing import Any
 from kopf._cogs.clients import watching
 
 
-class Watches:
-    """Ages of watches by resource (and namespace, where not all are watched)."""
+class WatchAges:
+    """Seconds since each watch proved to be alive."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, str], float] = {}
+        self._last: dict[str, float] = {}
 
-    def note(self, resource: str, namespace: str) -> None:
+    def note(self, watch: str) -> None:
         """It brought something now."""
-        self._last[resource, namespace] = time.monotonic()
+        self._last[watch] = time.monotonic()
 
-    def ages(self) -> dict[tuple[str, str], float]:
-        """Seconds, by resource and namespace ("": all of them)."""
+    def ages(self) -> dict[str, float]:
+        """By resource, behind its namespace where not all are watched."""
         now = time.monotonic()
         return {key: now - last for key, last in self._last.items()}
 
@@ -36,12 +36,13 @@ class Watches:
 
         async def noticed(*, resource: Any, namespace: Any, **arguments: Any) -> AsyncIterator[Any]:
             name = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
-            where = "" if namespace is None else str(namespace)
-            self._last.setdefault((name, where), time.monotonic())  # silent from the start is silent, too
+            if namespace is not None:
+                name = f"{namespace}/{name}"
+            self._last.setdefault(name, time.monotonic())  # silent from the start is silent, too
             stream = original(resource=resource, namespace=namespace, **arguments)
             async with aclosing(stream):  # type: ignore[type-var] # an async generator
                 async for item in stream:
-                    self.note(name, where)
+                    self.note(name)
                     yield item
 
         watching.continuous_watch = noticed
