@@ -70,7 +70,7 @@ class Exposition(Collector):
         values = (
             ("leads", "1 of the replica that writes.", float(self._leads())),
             ("lease_age_seconds", "Since this replica last renewed the Lease; -1: it never did.", age),
-            ("queue_depth", "ChatClusters that are due.", float(len(due))),
+            ("queue", "ChatClusters that are due.", float(len(due))),
             (
                 "queue_oldest_seconds",
                 "How long the longest of them has been due.",
@@ -88,11 +88,10 @@ class Exposition(Collector):
         ages = GaugeMetricFamily(
             f"{PREFIX}watch_age_seconds",
             "Since a watch last brought an event or a bookmark.",
-            labels=["resource", "watched_namespace"],
+            labels=["watch"],
         )
         for name, seconds in sorted(self._watches.ages().items()):
-            namespace, _, kind = name.rpartition("/")
-            ages.add_metric([kind, namespace], seconds)
+            ages.add_metric([name], seconds)
         yield ages
         for name, text, count in (
             ("lists", "Lists of children, the first ones among them.", self._watches.lists),

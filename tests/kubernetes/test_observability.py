@@ -185,14 +185,14 @@ def test_the_operator_tells_of_itself(plane, namespace, operator):
     ) in requests
     assert any(("resource", "deployments") in key and ("verb", "apply") in key for key in requests)
     assert any(("resource", "leases") in key for key in requests)
-    ages = {dict(key[1:])["resource"]: value for key, value in told.items() if key[0] == f"{name}watch_age_seconds"}
+    ages = {dict(key[1:])["watch"]: value for key, value in told.items() if key[0] == f"{name}watch_age_seconds"}
     assert {"chatclusters.chatcluster.dev", "pods", "deployments.apps", "configmaps"} <= ages.keys()
     # The server's bookmarks alone keep quiet watches young.
     quiet = "horizontalpodautoscalers.autoscaling"
     assert quiet in ages
     time.sleep(80)
     young = metrics(operator)
-    assert young[f"{name}watch_age_seconds", ("resource", quiet), ("watched_namespace", "")] < 75
+    assert young[f"{name}watch_age_seconds", ("watch", quiet)] < 75
 
 
 def test_a_refusal_is_counted_by_its_reason(plane, namespace, operator):

@@ -291,12 +291,12 @@ OPERATOR = {
         (LEADER, o("queue_oldest_seconds", "20x60"), FOLLOWER, o("queue_oldest_seconds", "900x60", pod="operator-2")),
     ),
     "ChatClusterOperatorWatchStale": Case(
-        (LEADER, o("watch_age_seconds", "0+60x60", resource="pods")),
+        (LEADER, o("watch_age_seconds", "0+60x60", watch="pods")),
         (
             LEADER,
-            o("watch_age_seconds", "55x60", resource="pods"),
+            o("watch_age_seconds", "55x60", watch="pods"),
             FOLLOWER,
-            o("watch_age_seconds", "900x60", pod="operator-2", resource="pods"),
+            o("watch_age_seconds", "900x60", pod="operator-2", watch="pods"),
         ),
     ),
     "ChatClusterOperatorLoopLate": Case(

@@ -15,7 +15,18 @@ import pytest
 
 TIERS = {
     "tests/kubernetes/": (
-        *("operator", "runtime", "stack", "crds", "helm", "deploy", "monitoring", "scripts", "requirements"), "examples",
+        *(
+            "operator",
+            "runtime",
+            "stack",
+            "crds",
+            "helm",
+            "deploy",
+            "monitoring",
+            "examples",
+            "scripts",
+            "requirements",
+        ),
         *("tests/kubernetes", "tests/support", "Dockerfile", "Makefile", "pyproject.toml"),
     ),
 }

@@ -26,7 +26,6 @@ from chatcluster_operator.reconciler import Cache, Reconciler
 from chatcluster_operator.render.observability import board_operator, board_platform, observers
 from chatcluster_operator.render.observability.monitoring import operator_rules, platform_rules
 from chatcluster_operator.spec import Spec
-from chatcluster_operator.watches import Watches
 from clusters import SPEC, changed
 from control_plane import ROOT
 from promtool import promtool, tool
@@ -196,7 +195,8 @@ def expressions():
             for target in panel.get("targets", ()):
                 yield f"{which} dashboard", panel["title"], target["expr"]
         for variable in board["templating"]["list"]:
-            match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable.get("definition", ""))
+            query = variable["query"]
+            match = re.fullmatch(r"label_values\((.*), (\w+)\)", query if isinstance(query, str) else query["query"])
             if match:
                 yield f"{which} dashboard", variable["name"], f"sum by ({match.group(2)}) ({match.group(1)})"
 

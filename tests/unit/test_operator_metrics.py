@@ -19,7 +19,6 @@ from chatcluster_operator.observed import Observed, Pod
 from chatcluster_operator.plan import Plan
 from chatcluster_operator.reconciler import Cache, Reconciler, _Memory
 from chatcluster_operator.scale import Scaling
-from chatcluster_operator.watches import Watches
 from clusters import cluster
 from control_plane import ROOT
 
@@ -137,7 +136,7 @@ def test_the_queue_and_the_lease_are_told():
     reconciler.due["team", "main"] = time.monotonic() - 7
     reconciler.due["team", "later"] = time.monotonic() + 60
     text = text_of(reconciler, leads=lambda: False, lease_age=lambda: -1.0)
-    assert value(text, "chatcluster_operator_queue_depth") == 1
+    assert value(text, "chatcluster_operator_queue") == 1
     assert 7 <= value(text, "chatcluster_operator_queue_oldest_seconds") < 9
     assert value(text, "chatcluster_operator_leads") == 0
     assert value(text, "chatcluster_operator_lease_age_seconds") == -1

@@ -28,7 +28,7 @@ def board(*, uid: str = "chatcluster-operator", title: str = "ChatCluster operat
             stat("Leaders", f"sum({of(name + 'leads')})", (2, "red")),
             stat("ChatClusters", f"sum({of(name + 'clusters')} and on (namespace, pod) {of(name + 'leads')} == 1)"),
             stat("Not Ready", f"count({not_ready} < 1) or vector(0)", (1, "orange")),
-            stat("Due", f"sum({of(name + 'queue_depth')})", (10, "orange")),
+            stat("Due", f"sum({of(name + 'queue')})", (10, "orange")),
             stat("Draining", f"sum({of(name + 'draining')}) or vector(0)"),
             stat(
                 "Looks that fail",
@@ -49,7 +49,7 @@ def board(*, uid: str = "chatcluster-operator", title: str = "ChatCluster operat
             Panel(
                 "Age of watches",
                 "s",
-                [(by("resource", of(name + "watch_age_seconds"), "max"), "{{resource}}")],
+                [(by("watch", of(name + "watch_age_seconds"), "max"), "{{watch}}")],
                 limits=[(180, "red")],
                 text="Seconds since the last event or bookmark.",
             ),

@@ -105,7 +105,7 @@ def _source() -> Object:
         "label": "Data source",
         "type": "datasource",
         "query": "prometheus",
-        "current": {},
+        "current": {"text": "default", "value": "default"},
         "hide": 0,
         "options": [],
         "refresh": 1,
@@ -114,16 +114,11 @@ def _source() -> Object:
 
 
 def _variable(one: Variable) -> Object:
-    current: Object = {"text": "All", "value": "$__all"} if one.many else {}
-    if one.current:
-        current = {"text": one.current, "value": one.current}
     found: Object = {
         "name": one.name,
         "type": "query",
         "datasource": SOURCE,
-        "definition": one.query,
         "query": {"query": one.query, "refId": "variable"},
-        "current": current,
         "hide": 0,
         "includeAll": one.many,
         "multi": one.many,
@@ -133,7 +128,9 @@ def _variable(one: Variable) -> Object:
         "sort": 1,
     }
     if one.many:
-        found["allValue"] = ".*"
+        found |= {"allValue": ".*", "current": {"text": "All", "value": "$__all"}}
+    elif one.current:
+        found["current"] = {"text": one.current, "value": one.current}
     return found
 
 

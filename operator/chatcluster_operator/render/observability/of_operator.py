@@ -112,12 +112,12 @@ def _itself(of: Series) -> list[Alert]:
         Alert(
             "ChatClusterOperatorWatchStale",
             "warning",
-            by("namespace, pod, resource", of("chatcluster_operator_watch_age_seconds"), "max")
+            by("namespace, pod, watch", of("chatcluster_operator_watch_age_seconds"), "max")
             + " > 180 and on (namespace, pod) "
             + f"{leads} == 1",
             "5m",
             "A watch brings nothing: changes are seen late or not at all.",
-            "{{ $labels.pod }}: the watch of {{ $labels.resource }} is silent for {{ $value | humanizeDuration }}.",
+            "{{ $labels.pod }}: the watch of {{ $labels.watch }} is silent for {{ $value | humanizeDuration }}.",
         ),
         Alert(
             "ChatClusterOperatorLoopLate",
