@@ -388,7 +388,9 @@ class Reconciler:
         names = {pod["metadata"]["name"] for pod in pods}
         for name in known.keys() - names:
             del known[name]
-        asked = [pod for pod in pods if now - known.get(pod["metadata"]["name"], (-1e9, None))[0] > MEASURES_AGE]
+        stale = any(now - known.get(pod["metadata"]["name"], (-1e9, None))[0] > MEASURES_AGE for pod in pods)
+        # All of them, at one moment: who left one gateway for another would be counted at both.
+        asked = pods if stale else []
         found = await asyncio.gather(*(self._measure(namespace, pod) for pod in asked))
         for pod, measures in zip(asked, found, strict=True):
             known[pod["metadata"]["name"]] = (now, measures)

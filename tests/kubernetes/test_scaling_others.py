@@ -80,7 +80,15 @@ def test_keda_takes_what_is_rendered_for_it(plane, namespace, tmp_path):
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/scaledobjects.keda.sh"
     plane.apply(path, json.loads(json.dumps(definition, default=str)))
     objects = f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects"
-    until(lambda: plane.get(objects) is not None)
+
+    def established():
+        return any(
+            one["type"] == "Established" and one["status"] == "True"
+            for one in (plane.get(path).get("status") or {}).get("conditions") or ()
+        )
+
+    until(established)
+    time.sleep(2)  # its storage begins after it
     try:
         secret(plane, namespace)
         keda = {"mode": "keda", "prometheusAddress": "http://prometheus:9090"}

@@ -24,7 +24,7 @@ Say = Callable[[Mapping[str, Any], str], float | None]
 
 def _answer(plane: ControlPlane, say: Say, path: str) -> dict[str, Any] | None:
     where = urllib.parse.urlsplit(path)
-    parts = where.path.strip("/").split("/")
+    parts = urllib.parse.unquote(where.path).strip("/").split("/")
     if where.path.rstrip("/") == f"/apis/{VERSION}":
         resource = {"name": "pods/*", "namespaced": True, "kind": "MetricValueList", "verbs": ["get"]}
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": VERSION, "resources": [resource]}
