@@ -29,6 +29,7 @@ from chatcluster_operator.kube import Kube, backoff, connected
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.watches import Watches
 
 log = logging.getLogger("chatcluster_operator")
 

@@ -26,6 +26,7 @@ from chatcluster_operator.reconciler import Cache, Reconciler
 from chatcluster_operator.render.observability import board_operator, board_platform, observers
 from chatcluster_operator.render.observability.monitoring import operator_rules, platform_rules
 from chatcluster_operator.spec import Spec
+from chatcluster_operator.watches import Watches
 from clusters import SPEC, changed
 from control_plane import ROOT
 from promtool import promtool, tool

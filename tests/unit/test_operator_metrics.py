@@ -19,6 +19,7 @@ from chatcluster_operator.observed import Observed, Pod
 from chatcluster_operator.plan import Plan
 from chatcluster_operator.reconciler import Cache, Reconciler, _Memory
 from chatcluster_operator.scale import Scaling
+from chatcluster_operator.watches import Watches
 from clusters import cluster
 from control_plane import ROOT
 
