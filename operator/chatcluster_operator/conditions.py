@@ -194,7 +194,7 @@ def _blocked(facts: Facts) -> Said:
 def _monitored(facts: Facts) -> Said:
     if facts.unmonitored:
         kinds = " and ".join(sorted(facts.unmonitored))
-        return "False", "DefinitionsMissing", f"install the Prometheus operator: the cluster has no {kinds}"
+        return "False", "DefinitionsMissing", f"install the Prometheus operator, or let us see it: there is no {kinds}"
     if facts.monitoring:
         return "True", "Rendered", f"{' and '.join(sorted(facts.monitoring))} are there for the Prometheus operator"
     return "False", "NotConfigured", "spec.observability asks for nothing of the Prometheus operator"

@@ -298,10 +298,19 @@ class Reconciler:
             return None, "invalid"
         await self._definitions()
         children = self.cache.children(key)
+        kinds = set(self._kinds)
         for kind in sorted(self._kinds - memory.without):
-            for thing in await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels()):
-                children[Child.of(thing)] = thing
-        observed = await self._observe(key, cluster, spec, raw, children, memory)
+            try:
+                found = await kube.listed(CHILDREN[kind], kind, key[0], cluster.labels())
+            except Trouble as trouble:
+                if trouble.status != 403:
+                    raise
+                # Roles older than we are, or without it on purpose: as if it were not there. All else goes on.
+                log.warning("%s/%s: %s", *key, trouble)
+                kinds.discard(kind)
+                continue
+            children |= {Child.of(thing): thing for thing in found}
+        observed = await self._observe(key, cluster, spec, raw, children, memory, frozenset(kinds))
         now = time.monotonic()
         made = plan(
             cluster,
@@ -318,8 +327,8 @@ class Reconciler:
             _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
         await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
-        kinds = {child.kind for child in children} | {one["kind"] for one in made.apply}
-        memory.without = set() if spec.paused else set(self._kinds - kinds)
+        used = {child.kind for child in children} | {one["kind"] for one in made.apply}
+        memory.without = set() if spec.paused else kinds - used
         return made.again, "ok"
 
     async def _definitions(self) -> None:
@@ -356,6 +365,7 @@ class Reconciler:
         raw: Object,
         children: Mapping[Child, Object],
         memory: _Memory,
+        kinds: frozenset[str],
     ) -> Observed:
         secrets = await self._kube.secrets(key[0], secrets_of(cluster, spec))
         # What has ended stands there until somebody removes it; its controller counts it no more.
@@ -375,7 +385,7 @@ class Reconciler:
             migrations={child.name: Migration.of(thing) for child, thing in children.items() if child.kind == "Job"},
             pods=tuple(Pod.of(thing, measures.get(thing["metadata"]["name"])) for thing in pods),
             secrets=secrets,
-            kinds=self._kinds,
+            kinds=kinds,
             status=raw.get("status") or {},
             generation=raw["metadata"]["generation"],
         )

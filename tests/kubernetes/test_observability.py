@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from chatcluster_operator.rbac import rules
 from clusters import SPEC, changed, cluster, conditions, path_of, ready, secret
 from control_plane import Refused
 from operating import until
@@ -158,6 +159,25 @@ def test_the_api_server_takes_whatever_is_rendered(plane, namespace, operator):
         assert alerts["ChatClusterGatewayFull"]["expr"].endswith("> 16000")
         assert alerts["ChatClusterPodDown"]["labels"] == {"severity": "warning", "team": "chat"}
         assert alerts["ChatClusterPodDown"]["annotations"]["runbook_url"].startswith("https://wiki.example/chat#")
+        edit(plane, namespace, {})
+        until(lambda: not any(both(plane, namespace)), 45)
+
+
+def test_roles_without_it_hold_up_nothing_else(plane, namespace, operator):
+    """Definitions are there, and the operator may not see them: its roles are older than it is."""
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/operator"
+    older = [one for one in rules() if one["apiGroups"] != ["monitoring.coreos.com"]]
+    merge = "application/merge-patch+json"
+    secret(plane, namespace)
+    with prometheus_operator(plane):
+        try:
+            plane.ask("PATCH", role, {"rules": older}, merge)
+            edit(plane, namespace, ASKED)
+            until(lambda: ready(plane, namespace), 90)
+            until(lambda: monitored(plane, namespace) == ("False", "DefinitionsMissing"), 60)
+        finally:
+            plane.ask("PATCH", role, {"rules": rules()}, merge)
+        until(lambda: all(both(plane, namespace)), 60)
         edit(plane, namespace, {})
         until(lambda: not any(both(plane, namespace)), 45)
 

@@ -208,12 +208,12 @@ class Sessions:
                     continue
                 wire = encoded.get(id(envelope)) if topic.is_inbox else None
                 if wire is None:
+                    self._delay.observe(max(0, now - id_time(record.id)) / 1000)  # once, however many inboxes it is on
                     epoch = self._log.epoch
                     wire = hub.wire(wire_event(record, topic.wire_timeline, live=True, source=0, epoch=epoch))
                     if topic.is_inbox:
                         encoded[id(envelope)] = wire
                 self._delivered.add()
-                self._delay.observe(max(0, now - id_time(record.id)) / 1000)
             elif isinstance(envelope, Nudge):
                 self.prover.nudge(topic, envelope.offset)
                 continue
