@@ -327,7 +327,9 @@ def _gateways(
     for pod in observed.pods:
         if pod.component == "gateway" and pod.ends is None and pod.connections is not None and shrinking:
             made.costs[pod.name] = min(pod.connections, 2**31 - 1)
-    return not old and new is not None and new.settled and count == wanted == have
+    if new is None:
+        return not old and wanted == 0 and cluster.child(f"gateway-{revision}") in observed.workloads
+    return not old and new.settled and count == wanted == have
 
 
 def _resized(cluster: Cluster, one: Workload, replicas: int) -> Object:

@@ -12,7 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from control_plane import free_port
+from control_plane import Refused, free_port
 
 
 def until(holds, seconds=60.0, pause=0.1):
@@ -24,6 +24,23 @@ def until(holds, seconds=60.0, pause=0.1):
             return found
         assert time.monotonic() < deadline, f"never came: {found!r}"
         time.sleep(pause)
+
+
+def defined(plane, definition):
+    """A definition, until the server serves what it defines. Its path."""
+    spec, name = definition["spec"], definition["metadata"]["name"]
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+    plane.apply(path, definition)
+    served = next(one["name"] for one in spec["versions"] if one["served"])
+
+    def listed():
+        try:
+            return plane.get(f"/apis/{spec['group']}/{served}/{spec['names']['plural']}") is not None
+        except Refused:
+            return False  # 429: its storage begins
+
+    until(listed)
+    return path
 
 
 @contextmanager
