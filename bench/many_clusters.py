@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from chatcluster_operator.crd import crd  # noqa: E402
 from chatcluster_operator.rbac import LEASE, rules  # noqa: E402
 from clusters import cluster, path_of, secret  # noqa: E402
 from control_plane import ControlPlane, control_plane  # noqa: E402
-from operating import figures, operating, until  # noqa: E402
+from operating import figures, operating, served, until  # noqa: E402
 
 EACH = 20
 """ChatClusters of a namespace."""
@@ -45,7 +46,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def prepared(plane: ControlPlane) -> None:
     plane.start_nodes(2)
-    plane.apply("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev", crd())
+    served(plane, crd())
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -62,7 +63,6 @@ def prepared(plane: ControlPlane) -> None:
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"}],
     }
     plane.apply(f"{rbac}/clusterrolebindings/operator", binding)
-    until(lambda: plane.get("/apis/chatcluster.dev/v1/chatclusters") is not None)
 
 
 def keys(count: int) -> list[tuple[str, str]]:
@@ -139,7 +139,11 @@ def measured(options: argparse.Namespace, plane: ControlPlane, folder: Path) -> 
     result: dict[str, Any] = {"clusters": options.clusters, "load before": os.getloadavg()[0]}
     with operating(plane, folder, variables=variables) as process:
         began = time.monotonic()
-        until(lambda: ready(plane) == options.clusters, options.patience, 2.0)
+        try:
+            until(lambda: ready(plane) == options.clusters, options.patience, 2.0)
+        except AssertionError:
+            one = plane.get("/apis/chatcluster.dev/v1/chatclusters")["items"][0]
+            raise SystemExit(f"never ready: {json.dumps(one.get('status'), indent=1)}") from None
         result["first creation s"] = time.monotonic() - began
         result["RSS after creation MiB"] = memory(process)
         time.sleep(10)
@@ -191,6 +195,7 @@ def measured(options: argparse.Namespace, plane: ControlPlane, folder: Path) -> 
 
 def main() -> None:
     """Command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clusters", type=int, default=1000)
     parser.add_argument("--changes", type=int, default=200)

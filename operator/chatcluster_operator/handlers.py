@@ -36,7 +36,7 @@ def settings_for(settings: kopf.OperatorSettings) -> None:
     settings.networking.enforce_retry_after = True
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
-    settings.watching.inactivity_timeout = 70  # a stream without even a bookmark is dead
+    settings.watching.inactivity_timeout = 100  # a stream without even a bookmark (every 60 to 75 s) is dead
     # No limit: with one, a start with more ChatClusters than workers took long, and with indices never ended.
     settings.queueing.worker_limit = None
     settings.queueing.idle_timeout = 0.1  # a worker for each object, but for a moment

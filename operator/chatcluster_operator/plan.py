@@ -352,7 +352,9 @@ def _gateways(
     if any(pod.asked for pod in observed.pods):
         # A drain is no roll-out: as many serve as are wanted, and of the revision that is wanted.
         return not old and new is not None and ready >= wanted and have >= wanted
-    return not old and new is not None and new.settled and count == wanted == have
+    if new is None:
+        return not old and wanted == 0 and cluster.child(f"gateway-{revision}") in observed.workloads
+    return not old and new.settled and count == wanted == have
 
 
 def _held_gateways(

@@ -25,8 +25,8 @@ from chatcluster_operator.render import OPTIONAL
 
 log = logging.getLogger(__name__)
 
-QUIET = 75.0
-"""Seconds: the server sends a bookmark each minute."""
+QUIET = 100.0
+"""Seconds: the server sends a bookmark every 60 to 75 s (a minute, and a quarter by chance)."""
 LASTS = 240
 """Seconds after which the server is asked to end a watch, or up to half as much more: not all end at once."""
 PROOF = 60.0

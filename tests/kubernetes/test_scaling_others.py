@@ -11,7 +11,7 @@ import yaml
 from clusters import SPEC, changed, cluster, path_of, ready, secret
 from control_plane import binaries
 from custom_metrics import REGISTERED, custom_metrics
-from operating import operating, until
+from operating import operating, served, until
 
 pytestmark = pytest.mark.slow
 HPA = {"mode": "hpa", "min": 2, "max": 6, "scaleDown": {"stabilizationSeconds": 5}}
@@ -77,18 +77,8 @@ def test_keda_takes_what_is_rendered_for_it(plane, namespace, tmp_path):
     """Its definition, from its own module; its operator does not run here."""
     folder = binaries("keda-crd").parent.parent / "tools"
     definition = yaml.safe_load((folder / "keda-scaledobjects.yaml").read_text())
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/scaledobjects.keda.sh"
-    plane.apply(path, json.loads(json.dumps(definition, default=str)))
+    path = served(plane, json.loads(json.dumps(definition, default=str)))
     objects = f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects"
-
-    def established():
-        return any(
-            one["type"] == "Established" and one["status"] == "True"
-            for one in (plane.get(path).get("status") or {}).get("conditions") or ()
-        )
-
-    until(established)
-    time.sleep(2)  # its storage begins after it
     try:
         secret(plane, namespace)
         keda = {"mode": "keda", "prometheusAddress": "http://prometheus:9090"}

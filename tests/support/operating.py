@@ -14,9 +14,7 @@ from types import SimpleNamespace
 
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
-from control_plane import free_port
-
-CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev"
+from control_plane import Refused, free_port
 
 
 def until(holds, seconds=60.0, pause=0.1):
@@ -31,14 +29,8 @@ def until(holds, seconds=60.0, pause=0.1):
 
 
 def defined(plane):
-    """The definition, and what the user ``operator`` may do."""
-    plane.apply(CRD, crd())
-
-    def established():
-        conditions = (plane.get(CRD).get("status") or {}).get("conditions") or []
-        return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
-
-    until(established)
+    """The definition of ChatCluster, and what operators may do."""
+    served(plane, crd())
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     for name, table in (("operator", rules()), ("operator-lease", rules(LEASE))):
         plane.apply(
@@ -63,6 +55,23 @@ def defined(plane):
                 ],
             },
         )
+
+
+def served(plane, definition):
+    """A definition, until the server serves what it defines. Its path."""
+    spec, name = definition["spec"], definition["metadata"]["name"]
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+    plane.apply(path, definition)
+    version = next(one["name"] for one in spec["versions"] if one["served"])
+
+    def listed():
+        try:
+            return plane.get(f"/apis/{spec['group']}/{version}/{spec['names']['plural']}") is not None
+        except Refused:
+            return False  # 429: its storage begins
+
+    until(listed)
+    return path
 
 
 @contextmanager
