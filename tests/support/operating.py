@@ -131,14 +131,19 @@ def supervised(plane, folder, *options, user="operator", server=""):
 
 
 def figures(process):
-    """Its metrics, by name; none while it does not answer."""
+    """Its metrics, by name and labels, and by name alone their sum; none while it does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
     except OSError:
         return {}
     lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
+    found = {name: float(value) for name, _, value in lines}
+    for name, value in list(found.items()):
+        if "{" in name:
+            bare = name.partition("{")[0]
+            found[bare] = found.get(bare, 0.0) + value
+    return found
 
 
 def well(process):
