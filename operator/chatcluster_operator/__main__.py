@@ -141,8 +141,8 @@ async def _kopf(reconciler: Reconciler, namespaces: list[str], stop: asyncio.Eve
             )
             stop.set()  # it takes the signals, and ends of its own only by one
             return
-        except Exception:
-            log.exception("kopf failed")
+        except Exception as error:
+            log.error("kopf failed, and is begun anew: %r", error)
         await asyncio.sleep(backoff(0 if time.monotonic() - began > 60 else attempt))
 
 

@@ -442,7 +442,8 @@ class Reconciler:
                 written = await kube.apply(wanted, children.get(Child.of(wanted)))
                 if written is not None:
                     memory.attempt = 0  # it gets on
-                    self.cache.put(key, {**written, **_type(wanted)})
+                    if wanted["kind"] not in OPTIONAL:  # which no watch would ever take away again
+                        self.cache.put(key, {**written, **_type(wanted)})
                     log.info("%s/%s: applied %s %s", *key, wanted["kind"], wanted["metadata"]["name"])
         if not troubles:
             for child in made.delete:

@@ -206,9 +206,9 @@ def test_the_operator_tells_of_itself(plane, namespace, operator):
     assert any(("resource", "deployments") in key and ("verb", "apply") in key for key in requests)
     assert any(("resource", "leases") in key for key in requests)
     ages = {dict(key[1:])["watch"]: value for key, value in told.items() if key[0] == f"{name}watch_age_seconds"}
-    assert {"chatclusters.chatcluster.dev", "pods", "deployments.apps", "configmaps"} <= ages.keys()
+    assert {"ChatCluster", "Pod", "Deployment", "ConfigMap"} <= ages.keys()
     # The server's bookmarks alone keep quiet watches young.
-    quiet = "horizontalpodautoscalers.autoscaling"
+    quiet = "HorizontalPodAutoscaler"
     assert quiet in ages
     time.sleep(80)
     young = metrics(operator)
