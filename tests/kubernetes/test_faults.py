@@ -130,7 +130,7 @@ def test_a_cluster_of_which_nothing_is_told_is_found_by_comparing(plane, proxy, 
     proxy.silent = "/chatclusters$"
     missed = figures(operated)["chatcluster_operator_missed_total"]
     edited(plane, "router.replicas", 1)
-    until(lambda: ready(plane, SPACE), 150)
+    until(lambda: ready(plane, SPACE), 300)
     assert figures(operated)["chatcluster_operator_missed_total"] > missed
     proxy.heal()
     proxy.cut("/chatclusters$")
