@@ -214,3 +214,12 @@ def test_settings_of_who_still_runs_stay():
     workloads = {**seen.workloads, "main-router": running}
     made = plan(CLUSTER, spec, but(seen, workloads=workloads, children=children), now=NOW)
     assert [child.name for child in made.delete] == ["main-router-config-long-ago"]
+
+
+def test_none_wanted_is_a_state_that_is_reached():
+    spec = spec_of("1.0.0", 0, 1)
+    world = up(spec)
+    assert set(world.wanted.values()) == {0}
+    made = plan(CLUSTER, spec, world.observed(spec), now=NOW)
+    [progressing] = [one for one in made.status["conditions"] if one["type"] == "Progressing"]
+    assert (progressing["status"], progressing["reason"]) == ("False", "Settled")
