@@ -6,8 +6,8 @@ Needs `make kubernetes`. Each ChatCluster has all its children but no pods (ever
 its migration Job is completed by kwok), so that nodes and kubelets are not what is measured; the API server, etcd, the
 controllers and the operator share this machine. Reported: the first creation; a restart until every ChatCluster was
 looked at; memory; CPU when nothing happens; a spec change until its child is written (times of the audit log).
-`--package DIR` measures the operator of another checkout. (Not named after it: a file `operator.py` here would stand
-before the standard library's module of that name.)
+`--package DIR` measures the operator of another checkout: what was created by this one is found by that one.
+Not named after it, since a file `operator.py` here would stand before the standard library's module of that name.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def measured(options: argparse.Namespace, plane: ControlPlane, folder: Path) -> 
     wanted = keys(options.clusters)
     made(plane, wanted)
     result: dict[str, Any] = {"clusters": options.clusters, "load before": os.getloadavg()[0]}
-    with operating(plane, folder, variables=variables) as process:
+    with operating(plane, folder) as process:
         began = time.monotonic()
         try:
             until(lambda: ready(plane) == options.clusters, options.patience, 2.0)

@@ -223,3 +223,12 @@ def test_a_deployment_stays_until_its_last_gateway_has_left():
     leaving = Pod("p", "gateway", "0123456789", False, NOW + timedelta(minutes=5))
     assert old not in plan(CLUSTER, spec, Observed(**seen | {"pods": (leaving,)}), now=NOW).delete
     assert old in plan(CLUSTER, spec, Observed(**seen), now=NOW).delete
+
+
+def test_none_wanted_is_a_state_that_is_reached():
+    spec = spec_of("1.0.0", 0, 1)
+    world = up(spec)
+    assert set(world.wanted.values()) == {0}
+    made = plan(CLUSTER, spec, world.observed(spec), now=NOW)
+    [progressing] = [one for one in made.status["conditions"] if one["type"] == "Progressing"]
+    assert (progressing["status"], progressing["reason"]) == ("False", "Settled")
