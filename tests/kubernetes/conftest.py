@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,17 @@ def namespace(plane):
 def operator(plane, tmp_path):
     with operating(plane, tmp_path) as process:
         yield process
+
+
+CORE = ("test_api.py", "test_endings.py", "test_reconcile.py", "test_robust.py")
+"""What every run has; the rest takes half an hour more."""
+
+
+def pytest_collection_modifyitems(items):
+    """The long tier is asked for: ``CHATCLUSTER_LONG=1``."""
+    if os.environ.get("CHATCLUSTER_LONG"):
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.path.name not in CORE:
+            item.add_marker(pytest.mark.skip(reason="long tier: CHATCLUSTER_LONG=1"))
