@@ -154,6 +154,7 @@ class Watches:
         name = CLUSTER[1] if namespace is None else f"{namespace}/{CLUSTER[1]}"
         self._alive[name] = time.monotonic()
         attempt = 0
+        await asyncio.sleep(PROOF / 3)  # kopf starts, too
         while True:
             try:
                 doubted = await self._differing(namespace)
