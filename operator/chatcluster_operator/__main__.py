@@ -21,11 +21,12 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.cache import Cache
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.health import Lag, ailment
 from chatcluster_operator.kube import Kube, backoff, connected
 from chatcluster_operator.measuring import pods
-from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.watches import Watches
 
 log = logging.getLogger("chatcluster_operator")

@@ -15,15 +15,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 
+from chatcluster_operator.cache import Cache, Key, Object
 from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
 from chatcluster_operator.names import Cluster, Component
-from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload, trimmed
+from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import Plan, plan
 from chatcluster_operator.render import OPTIONAL
 from chatcluster_operator.render.config import LINK_SECRET
@@ -33,8 +32,6 @@ from chatcluster_operator.spec import Spec
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str]
-"""Namespace and name of a ChatCluster."""
 WORKERS = 8
 """Clusters that are looked at at the same time."""
 GATHER = 0.05
@@ -44,70 +41,8 @@ KINDS_AGE = 300.0
 MEASURES_AGE = 10.0
 """Seconds for which what pods said of themselves counts."""
 
-Object = Mapping[str, Any]
 Measure = Callable[[str, Object], Awaitable[Mapping[str, float] | None]]
 """The metrics of a pod (namespace, pod), or None when it does not answer."""
-
-
-@dataclass
-class Cache:
-    """What the watches told last."""
-
-    clusters: dict[Key, Object] = field(default_factory=dict)
-    _children: dict[Key, dict[Child, tuple[int, bytes]]] = field(default_factory=dict)
-    """Version and JSON: a tenth of what objects take, and read only when one looks."""
-
-    def tell(self, key: Key, raw: Object) -> None:
-        """A ChatCluster as it is, or was before what is known of it already."""
-        known = self.clusters.get(key)
-        head = raw["metadata"]
-        if known is None or known["metadata"]["uid"] != head["uid"] or _version(known) <= _version(raw):
-            self.clusters[key] = {**raw, "metadata": {name: head[name] for name in head if name != "managedFields"}}
-
-    def forget(self, key: Key, uid: str) -> None:
-        """This ChatCluster is no more; another one of its name may be."""
-        if key in self.clusters and self.clusters[key]["metadata"]["uid"] == uid:
-            del self.clusters[key]
-
-    def put(self, key: Key, thing: Object) -> bool:
-        """A child as it is, or was; whether it became another in anything that counts."""
-        mine = self._children.setdefault(key, {})
-        child, version = Child.of(thing), _version(thing)
-        before = mine.get(child)
-        if before is not None and version < before[0]:
-            return False  # what we wrote was answered sooner than the watch told of what was there before
-        raw = msgspec.json.encode(trimmed(thing))
-        mine[child] = version, raw
-        return before is None or before[1] != raw
-
-    def drop(self, key: Key, child: Child, version: int) -> bool:
-        """A child went; whether that was the one known."""
-        mine = self._children.get(key, {})
-        if child not in mine or mine[child][0] > version:
-            return False
-        del mine[child]
-        if not mine:
-            del self._children[key]
-        return True
-
-    def children(self, key: Key) -> dict[Child, Object]:
-        """Of a cluster."""
-        return {child: msgspec.json.decode(raw) for child, (_, raw) in self._children.get(key, {}).items()}
-
-    def strangers(self, kind: str, namespace: str | None, seen: set[tuple[Key, str]]) -> list[tuple[Key, Child]]:
-        """Children of a kind that are known, and not among those seen."""
-        return [
-            (key, child)
-            for key, mine in self._children.items()
-            if namespace in (None, key[0])
-            for child in mine
-            if child.kind == kind and (key, child.name) not in seen
-        ]
-
-
-def _version(thing: Object) -> int:
-    # Versions are compared as numbers, as Kubernetes promises since 1.35 and keeps to since its beginning.
-    return int(thing["metadata"].get("resourceVersion") or 0)
 
 
 @dataclass
