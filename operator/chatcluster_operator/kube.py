@@ -175,7 +175,8 @@ class Kube:
                 _continue=more,
                 header_params={"Accept": PARTIAL_LIST} if heads else {},
             )
-            yield found["items"], found["metadata"]["resourceVersion"]
+            # Of heads, the server says null for none.
+            yield found["items"] or [], found["metadata"]["resourceVersion"]
             more = found["metadata"].get("continue")
             if not more:
                 return
@@ -222,7 +223,7 @@ class Kube:
         resource = self._resource(api, kind)
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = await self._ask(resource.get, namespace=namespace, label_selector=selector)
-        return [{**item, "apiVersion": api, "kind": kind} for item in found["items"]]
+        return [{**item, "apiVersion": api, "kind": kind} for item in found["items"] or ()]
 
     # -- writes -------------------------------------------------------------------------------------------
 

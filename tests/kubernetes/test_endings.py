@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import pytest
 
+from chatcluster_operator.watches import PROOF
 from clusters import cluster, path_of, ready, secret
 from control_plane import Refused
-from operating import operating, until
+from operating import figures, operating, until, well
 
 pytestmark = pytest.mark.slow
 
@@ -87,3 +88,13 @@ def test_a_cluster_that_is_being_deleted_gets_no_creations(plane, namespace, tmp
         until(lambda: plane.get(path_of(namespace)) is None, 30)
         time.sleep(5)
         assert within(plane.writes("operator", since), namespace) == []
+
+
+def test_where_there_is_none_it_waits(plane, tmp_path):
+    every = "/apis/chatcluster.dev/v1/chatclusters"
+    until(lambda: not plane.get(every)["items"], 120)
+    with operating(plane, tmp_path) as process:
+        until(lambda: figures(process).get("chatcluster_operator_leads") == 1.0, 60)
+        time.sleep(PROOF / 3 + 5)  # until it compared what it knows with the server
+        assert well(process) == (200, "ok\n")
+        assert "Traceback" not in process.log.read_text()
