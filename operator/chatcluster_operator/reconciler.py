@@ -138,6 +138,16 @@ class Reconciler:
         now = time.monotonic()
         return max(0.0, *(now - one for one in (*self._due.values(), *self._running.values())), 0.0)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a look is under way."""
+        return bool(self._running)
+
+    async def idle(self) -> None:
+        """Until no look is under way."""
+        while self._running:  # noqa: ASYNC110 - once, at the end of the process
+            await asyncio.sleep(0.02)
+
     async def run(self) -> None:
         """Until cancelled."""
         await self.synced.wait()
