@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import kopf
@@ -21,6 +21,7 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
+from chatcluster_operator.cache import Cache
 from chatcluster_operator.definition import known
 from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
@@ -28,7 +29,7 @@ from chatcluster_operator.health import Lag, ailment
 from chatcluster_operator.kube import Kube, backoff, connected
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
-from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.watches import Watches
 
 log = logging.getLogger("chatcluster_operator")
@@ -82,10 +83,12 @@ async def operate(options: argparse.Namespace) -> int:
         watches = Watches(kube, reconciler, options.namespace)
         lag = Lag()
         exposition = Exposition(reconciler, watches, lag, leads=lock.leads, lease_age=lock.age)
+        leading: list[asyncio.Task[None] | None] = []
 
         async def lead() -> None:
             await known(api)
             log.info("%s leads", options.identity)
+            leading.append(asyncio.current_task())
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(watches.run())
@@ -109,18 +112,23 @@ async def operate(options: argparse.Namespace) -> int:
             waits = [asyncio.create_task(one.wait()) for one in (stop, lost)]
             await asyncio.wait([running, *waits], return_when=asyncio.FIRST_COMPLETED)
             held = lock.leads()
-            lock.drop()
-            for task in (running, lagging, *waits):
+            lock.drop()  # nothing new is written from here on
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDING if stop.is_set() else 0.0):
+                    await reconciler.idle()  # and what was sent is answered
+            # The election, when it is cancelled, cancels nobody.
+            tasks = [one for one in (running, lagging, *waits, *leading) if one is not None]
+            for task in tasks:
                 task.cancel()
-            _, left = await asyncio.wait([running, lagging, *waits], timeout=ENDING)
+            _, left = await asyncio.wait(tasks, timeout=ENDING)
             if running.done() and not running.cancelled() and running.exception() is not None:
                 log.error("the election failed", exc_info=running.exception())
-            if stop.is_set() and not left:
-                await lock.release(held=held)
-            if left and not stop.is_set():
-                # Watches of a server that is away do not end. Nothing is written any more: the fence is down.
+            if left:
+                # Watches of a server that is away do not end.
                 log.error("%s does not lead any more: ending at once", options.identity)
-                os._exit(EXIT_LOST)
+                os._exit(0 if stop.is_set() else EXIT_LOST)
+            if stop.is_set() and not reconciler.working:
+                await lock.release(held=held)
     if stop.is_set():
         return 0
     log.error("%s does not lead any more: ending", options.identity)

@@ -15,16 +15,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-import msgspec
 from pydantic import ValidationError
 
+from chatcluster_operator.cache import Cache, Key, Object
 from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
 from chatcluster_operator.metrics import FAULT, Metrics, reason_of
 from chatcluster_operator.names import COST, Cluster, Component
-from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload, trimmed
+from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import Plan, plan
 from chatcluster_operator.render import OPTIONAL
 from chatcluster_operator.render.config import LINK_SECRET
@@ -34,8 +33,6 @@ from chatcluster_operator.spec import Spec
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str]
-"""Namespace and name of a ChatCluster."""
 WORKERS = 8
 """Clusters that are looked at at the same time."""
 GATHER = 0.05
@@ -45,70 +42,8 @@ KINDS_AGE = 30.0
 MEASURES_AGE = 10.0
 """Seconds for which what pods said of themselves counts."""
 
-Object = Mapping[str, Any]
 Measure = Callable[[str, Object], Awaitable[Mapping[str, float] | None]]
 """The metrics of a pod (namespace, pod), or None when it does not answer."""
-
-
-@dataclass
-class Cache:
-    """What the watches told last."""
-
-    clusters: dict[Key, Object] = field(default_factory=dict)
-    _children: dict[Key, dict[Child, tuple[int, bytes]]] = field(default_factory=dict)
-    """Version and JSON: a tenth of what objects take, and read only when one looks."""
-
-    def tell(self, key: Key, raw: Object) -> None:
-        """A ChatCluster as it is, or was before what is known of it already."""
-        known = self.clusters.get(key)
-        head = raw["metadata"]
-        if known is None or known["metadata"]["uid"] != head["uid"] or _version(known) <= _version(raw):
-            self.clusters[key] = {**raw, "metadata": {name: head[name] for name in head if name != "managedFields"}}
-
-    def forget(self, key: Key, uid: str) -> None:
-        """This ChatCluster is no more; another one of its name may be."""
-        if key in self.clusters and self.clusters[key]["metadata"]["uid"] == uid:
-            del self.clusters[key]
-
-    def put(self, key: Key, thing: Object) -> bool:
-        """A child as it is, or was; whether it became another in anything that counts."""
-        mine = self._children.setdefault(key, {})
-        child, version = Child.of(thing), _version(thing)
-        before = mine.get(child)
-        if before is not None and version < before[0]:
-            return False  # what we wrote was answered sooner than the watch told of what was there before
-        raw = msgspec.json.encode(trimmed(thing))
-        mine[child] = version, raw
-        return before is None or before[1] != raw
-
-    def drop(self, key: Key, child: Child, version: int) -> bool:
-        """A child went; whether that was the one known."""
-        mine = self._children.get(key, {})
-        if child not in mine or mine[child][0] > version:
-            return False
-        del mine[child]
-        if not mine:
-            del self._children[key]
-        return True
-
-    def children(self, key: Key) -> dict[Child, Object]:
-        """Of a cluster."""
-        return {child: msgspec.json.decode(raw) for child, (_, raw) in self._children.get(key, {}).items()}
-
-    def strangers(self, kind: str, namespace: str | None, seen: set[tuple[Key, str]]) -> list[tuple[Key, Child]]:
-        """Children of a kind that are known, and not among those seen."""
-        return [
-            (key, child)
-            for key, mine in self._children.items()
-            if namespace in (None, key[0])
-            for child in mine
-            if child.kind == kind and (key, child.name) not in seen
-        ]
-
-
-def _version(thing: Object) -> int:
-    # Versions are compared as numbers, as Kubernetes promises since 1.35 and keeps to since its beginning.
-    return int(thing["metadata"].get("resourceVersion") or 0)
 
 
 @dataclass
@@ -170,7 +105,7 @@ class Reconciler:
         self.due: dict[Key, float] = {}
         """When each is looked at next, by the monotonic clock."""
         self._heap: list[tuple[float, Key]] = []
-        self._busy: set[Key] = set()
+        self._running: dict[Key, float] = {}
         self._again: set[Key] = set()
         self._memories: dict[Key, _Memory] = {}
         self._wake = asyncio.Event()
@@ -179,11 +114,10 @@ class Reconciler:
         self.last = time.monotonic()
         self.synced = asyncio.Event()
         """Set when all children are known: before, nothing is looked at."""
-        self._running: dict[Key, float] = {}
 
     def look(self, key: Key, after: float = GATHER) -> None:
         """Look at this one within ``after`` seconds."""
-        if key in self._busy:
+        if key in self._running:
             self._again.add(key)
             return
         due = time.monotonic() + after
@@ -195,12 +129,17 @@ class Reconciler:
     @property
     def working(self) -> int:
         """Clusters that are being looked at."""
-        return len(self._busy)
+        return len(self._running)
 
     def behind(self) -> float:
         """Seconds for which the look that is longest due, or takes longest, has been waited for."""
         now = time.monotonic()
         return max(0.0, *(now - one for one in (*self.due.values(), *self._running.values())), 0.0)
+
+    async def idle(self) -> None:
+        """Until no look is under way."""
+        while self._running:  # noqa: ASYNC110 - once, at the end of the process
+            await asyncio.sleep(0.02)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -210,7 +149,7 @@ class Reconciler:
             while True:
                 await free.acquire()
                 key = await self._next()
-                self._busy.add(key)
+                self._running[key] = time.monotonic()
                 group.create_task(self._turn(key, free))
 
     async def _next(self) -> Key:
@@ -238,7 +177,7 @@ class Reconciler:
     async def _turn(self, key: Key, free: asyncio.Semaphore) -> None:
         memory = self._memories.setdefault(key, _Memory())
         again: float | None
-        began = self._running[key] = time.monotonic()
+        began = time.monotonic()
         result = "error"
         try:
             again, result = await self._pass(key, memory)
@@ -267,7 +206,6 @@ class Reconciler:
             self.metrics.reconciles.labels(result).inc()
             self.metrics.seconds.observe(time.monotonic() - began)
             self.last = time.monotonic()
-            self._busy.discard(key)
             self._running.pop(key, None)
             free.release()
         if key not in self.cache.clusters:

@@ -16,11 +16,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from chatcluster_operator.cache import Key
 from chatcluster_operator.kinds import CHILDREN, CLUSTER
 from chatcluster_operator.kube import Kube, Trouble, backoff
 from chatcluster_operator.names import MANAGER
 from chatcluster_operator.observed import Child
-from chatcluster_operator.reconciler import Key, Reconciler
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.render import OPTIONAL
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ class Watches:
         name = CLUSTER[1] if namespace is None else f"{namespace}/{CLUSTER[1]}"
         self._alive[name] = time.monotonic()
         attempt = 0
+        await asyncio.sleep(PROOF / 3)  # kopf starts, too
         while True:
             try:
                 doubted = await self._differing(namespace)

@@ -18,11 +18,12 @@ from prometheus_client import generate_latest
 import exported
 from alert_cases import OPERATOR, PLATFORM, Case
 from chatcluster.core.metrics import SECONDS
+from chatcluster_operator.cache import Cache
 from chatcluster_operator.exposition import Exposition
 from chatcluster_operator.health import Lag
 from chatcluster_operator.names import Cluster
 from chatcluster_operator.observability import AlertName, Objectives, Thresholds
-from chatcluster_operator.reconciler import Cache, Reconciler
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.render.observability import board_operator, board_platform, observers
 from chatcluster_operator.render.observability.monitoring import operator_rules, platform_rules
 from chatcluster_operator.spec import Spec

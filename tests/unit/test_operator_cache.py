@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from chatcluster_operator.cache import Cache
 from chatcluster_operator.kube import _ending
 from chatcluster_operator.observed import Child, Workload, trimmed
-from chatcluster_operator.reconciler import Cache, _remember
+from chatcluster_operator.reconciler import _remember
 from chatcluster_operator.scale import Wish
 
 KEY = ("chat", "main")

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 import pytest
 
 import exported
+from chatcluster_operator.cache import Cache
 from chatcluster_operator.exposition import Exposition
 from chatcluster_operator.health import Lag
 from chatcluster_operator.kube import NotLeading, Trouble, resource_of, verb_of
 from chatcluster_operator.metrics import Metrics, reason_of
 from chatcluster_operator.observed import Observed, Pod
 from chatcluster_operator.plan import Plan
-from chatcluster_operator.reconciler import Cache, Reconciler, _Memory
+from chatcluster_operator.reconciler import Reconciler, _Memory
 from chatcluster_operator.scale import Scaling
 from chatcluster_operator.watches import Watches
 from clusters import cluster
