@@ -89,10 +89,14 @@ async def talking(
             await running
             acked = [await send for send in talk.sends]
             assert len(acked) == len(talk.sends)
-            async with asyncio.timeout(100):  # what died between bus and log is withdrawn after A and the clock's bound
-                for channel, members in talk.channels.items():
-                    for user in members:
-                        await quiet(clients[user], channel)
+            try:
+                # What died between bus and log is withdrawn after A and the clock's bound.
+                async with asyncio.timeout(100):
+                    for channel, members in talk.channels.items():
+                        for user in members:
+                            await quiet(clients[user], channel)
+            except TimeoutError:
+                raise AssertionError(await unquiet(talk, clients)) from None
             for channel, members in talk.channels.items():
                 for user in members:
                     observers[user].final(channel, await whole(clients[user], channel))
@@ -143,6 +147,24 @@ async def quiet(client: Client, channel: str) -> None:
     state = client._engine.state
     while len(state.pending) or not all(message in state._told for message in wanted):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
+
+
+async def unquiet(talk: Talk, clients: dict[str, Client]) -> str:
+    """Who still waits, and for what."""
+    found = []
+    for channel, members in talk.channels.items():
+        history = {message.id: message for message in (await whole(clients[members[0]], channel))[-NEWEST:]}
+        for user in members:
+            state = clients[user]._engine.state
+            missing = [message for message in history if message not in state._told]
+            if missing:
+                found.append(f"{user} was never told {missing} of {channel}")
+    for user, client in clients.items():
+        told = client._engine.state._told
+        waiting = [f"{one} (told: {one in told})" for one in client._engine.state.pending.keys()]  # noqa: SIM118
+        if waiting:
+            found.append(f"{user} waits for the proof of {waiting}")
+    return "after all was answered:\n" + "\n".join(found)
 
 
 def faultless(audit: Audit) -> None:
