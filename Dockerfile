@@ -15,7 +15,7 @@ RUN /opt/chatcluster/bin/pip install --no-deps --no-build-isolation . \
     && /opt/chatcluster/bin/python -m compileall -q /opt/chatcluster/lib
 
 FROM python:3.12-slim AS operator
-# What the API client finds out of the API server it keeps in /tmp; nothing else is written. It asks for a HOME.
+# Nothing is written but to /tmp. Its API client asks for a HOME.
 COPY --from=operator-build /opt/chatcluster /opt/chatcluster
 ENV PATH=/opt/chatcluster/bin:$PATH HOME=/ PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

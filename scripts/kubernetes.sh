@@ -2,7 +2,7 @@
 # kubernetes.sh [--only] [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
 # kube-scheduler, kubectl), and by name: kwok; of nodes kubelet, kube-proxy, coredns; helm (3), helm4; the linters
 # kubeconform, kube-score, kube-linter, ct, operator-verify, checkov (with yamllint and yamale); promtool, prometheus;
-# definitions of others keda-crd, monitoring, crds. Built from Go's modules into the cache. Repeatable.
+# crds: the definitions of the Gateway API, KEDA and the Prometheus operator. From Go's modules, into the cache. Repeatable.
 # --only: the tools alone. Prints the folder of the binaries, with --only that of the tools.
 # Needs Go >= 1.24, for Prometheus >= 1.26.7 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
@@ -119,17 +119,9 @@ for name in "$@"; do
     coredns) coredns ;;
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
-    keda-crd) # KEDA's definition of a ScaledObject alone
-        [ -f "$GOBIN/keda-scaledobjects.yaml" ] && continue
-        module=$(go mod download -json "github.com/kedacore/keda/v2@v2.21.0" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",*$/\1/p')
-        cp "$module/config/crd/bases/keda.sh_scaledobjects.yaml" "$GOBIN/keda-scaledobjects.yaml"
-        ;;
     # Without the clouds' service discovery, which is most of what there is to compile.
     promtool | prometheus)
         GOFLAGS="$GOFLAGS -tags=remove_all_sd" tool "$name" "github.com/prometheus/prometheus/cmd/$name@v0.316.0" ;;
-    monitoring)
-        module=github.com/prometheus-operator/prometheus-operator
-        [ -d "$GOMODCACHE/$module@v0.85.0" ] || (cd "$CACHE" && go mod download "$module@v0.85.0") ;;
     helm) tool helm helm.sh/helm/v3/cmd/helm@v3.22.0 ;;
     helm4) built helm4 helm.sh/helm/v4 v4.3.1 helm.sh/helm/v4/cmd/helm ;;
     kube-score) tool kube-score github.com/zegl/kube-score/cmd/kube-score@v1.20.0 ;;
@@ -142,7 +134,7 @@ for name in "$@"; do
         definitions sigs.k8s.io/gateway-api@v1.4.0 config/crd/standard gateway.networking.k8s.io_httproutes.yaml
         definitions github.com/prometheus-operator/prometheus-operator@v0.85.0 example/prometheus-operator-crd \
             monitoring.coreos.com_podmonitors.yaml monitoring.coreos.com_prometheusrules.yaml
-        definitions github.com/kedacore/keda/v2@v2.18.0 config/crd/bases keda.sh_scaledobjects.yaml
+        definitions github.com/kedacore/keda/v2@v2.21.0 config/crd/bases keda.sh_scaledobjects.yaml
         ;;
     checkov) # the linters that are Python's, in an environment of their own
         if [ ! -x "$CACHE/lint/bin/checkov" ]; then

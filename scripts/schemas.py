@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 import control_plane  # noqa: E402 - it is the tests'
+import prebuilt  # noqa: E402
 from operating import until  # noqa: E402
 
 Schema = dict[str, Any]
@@ -32,14 +33,13 @@ _OPEN = {
 
 def cache_folder() -> Path:
     """Where ``scripts/kubernetes.sh`` puts what it builds."""
-    return control_plane.binaries().parent.parent
+    return prebuilt.cache() / "kubernetes"
 
 
 def folder_for() -> Path:
     """Where the schemas are; makes them the first time, and anew when a definition changed."""
-    binaries = control_plane.binaries("kwok", "crds")
-    cache = binaries.parent.parent
-    files = [ROOT / "crds/chatclusters.yaml", *sorted((cache / "crds").glob("*.yaml"))]
+    binaries = prebuilt.binaries("kwok")
+    files = [ROOT / "crds/chatclusters.yaml", *(prebuilt.definitions() / f"{name}.yaml" for name in prebuilt.OTHERS)]
     mark = hashlib.sha256(b"".join(file.read_bytes() for file in [Path(__file__), *files])).hexdigest()[:16]
     folder = binaries.parent / "schemas" / mark
     if not (folder / "done").exists():

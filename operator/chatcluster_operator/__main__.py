@@ -22,11 +22,12 @@ from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 
 from chatcluster_operator import lease
 from chatcluster_operator.cache import Cache
+from chatcluster_operator.connection import connected
 from chatcluster_operator.definition import known
 from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.health import Lag, ailment
-from chatcluster_operator.kube import Kube, backoff, connected
+from chatcluster_operator.kube import Kube, backoff
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Reconciler

@@ -22,8 +22,7 @@ async def known(api: ApiClient, pause: float = PAUSE) -> None:
     """Until the API server serves ChatClusters.
 
     kopf looks for what it is to watch once: without its scanning, which needs rights in the whole cluster, it would not
-    see a definition that comes later, and watch nothing for ever. Asked anew each time: the dynamic client keeps what
-    it found in a file that outlives the process.
+    see a definition that comes later, and watch nothing for ever.
     """
     asked = CustomObjectsApi(api)
     told = False

@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from chatcluster_operator.connection import release
 from chatcluster_operator.health import Lag
-from chatcluster_operator.kube import release
 from chatcluster_operator.metrics import PREFIX
 from chatcluster_operator.names import COMPONENTS
 from chatcluster_operator.reconciler import Reconciler

@@ -14,7 +14,7 @@ from chatcluster_operator.__main__ import arguments
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from chatcluster_operator.spec import Spec
-from helming import ROOT, program
+from prebuilt import ROOT, tool
 
 OLM = ROOT / "deploy/olm"
 MANIFESTS = OLM / "bundle/manifests"
@@ -27,7 +27,7 @@ def csv():
 
 
 def verify(folder):
-    command = [program("operator-verify"), "manifests", "--operatorhub_validate", folder]
+    command = [tool("operator-verify"), "manifests", "--operatorhub_validate", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return [line for line in (done.stdout + done.stderr).splitlines() if "level=warning" not in line]
 

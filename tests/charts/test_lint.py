@@ -9,7 +9,7 @@ import yaml
 
 import lint_manifests
 import manifests
-from helming import program
+from prebuilt import cache, tool
 
 TOOLS = ("helm", "kubeconform", "ct", "operator-verify", "kube-score", "kube-linter")
 
@@ -17,12 +17,12 @@ TOOLS = ("helm", "kubeconform", "ct", "operator-verify", "kube-score", "kube-lin
 @pytest.fixture
 def linters(tmp_path):
     """All of them are built, else the test is skipped; the folder is empty."""
-    for tool in TOOLS:
-        program(tool)
-    cache = program("helm").parent.parent
-    if not (cache / "lint/bin/checkov").exists():
+    for name in TOOLS:
+        tool(name)
+    folder = cache() / "kubernetes"
+    if not (folder / "lint/bin/checkov").exists():
         pytest.skip("build it first: `scripts/kubernetes.sh checkov`")
-    return lint_manifests.Linters(cache, tmp_path)
+    return lint_manifests.Linters(folder, tmp_path)
 
 
 @pytest.mark.slow
@@ -49,14 +49,14 @@ def bad(folder: Path, group: str) -> None:
 def test_what_is_bad_is_found(linters, tmp_path, group):
     bad(tmp_path, group)
     assert any("replica" in line for line in linters.kubeconform())
-    for tool, found, expected in (
+    for linter, found, expected in (
         ("kube-score", linters.kube_score(group), "container-security-context-privileged"),
         ("kube-linter", linters.kube_linter(group), "privileged-container"),
         ("checkov", linters.checkov(group), "CKV_K8S_16"),
     ):
         assert expected in found
-        told = lint_manifests.judged(tool, group, found)
-        assert any(line.startswith(expected) for line in told), tool
+        told = lint_manifests.judged(linter, group, found)
+        assert any(line.startswith(expected) for line in told), linter
 
 
 def test_an_exception_that_nothing_needs_is_told():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import built, control_plane
+from control_plane import control_plane
 from operating import defined, operating
+from prebuilt import built
 
 _NUMBERS = itertools.count(1)
 

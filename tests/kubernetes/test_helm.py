@@ -19,10 +19,10 @@ import helming
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from clusters import SPEC, changed, cluster, path_of, ready, secret
-from control_plane import binaries
 from helming import CHARTS, ROOT, VERSIONS
 from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
 from operating import until
+from prebuilt import definitions
 
 pytestmark = pytest.mark.slow
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/chatclusters.chatcluster.dev"
@@ -246,7 +246,7 @@ def granted(table):
 @pytest.fixture
 def others(bare):
     """Definitions of the Gateway API, KEDA and the Prometheus operator."""
-    folder = binaries("crds").parent.parent / "crds"
+    folder = definitions()
     kubectl(bare, "apply", "--server-side", "-f", str(folder))
     kubectl(bare, "wait", "--for=condition=Established", "-f", str(folder), "--timeout=30s")
     yield

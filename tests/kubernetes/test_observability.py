@@ -14,7 +14,7 @@ from chatcluster_operator.rbac import rules
 from clusters import SPEC, changed, cluster, conditions, path_of, ready, secret
 from control_plane import Refused
 from operating import until
-from promtool import definitions
+from prebuilt import definition
 
 pytestmark = pytest.mark.slow
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -28,7 +28,7 @@ ASKED = {
 @contextmanager
 def prometheus_operator(plane):
     """Its definitions, for the time of the block."""
-    found = definitions()
+    found = [definition(f"monitoring.coreos.com_{name}") for name in ("podmonitors", "prometheusrules")]
     try:
         for one in found:
             plane.ask("POST", CRDS, one)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
-import yaml
 
 from clusters import SPEC, changed, cluster, path_of, ready, secret
-from control_plane import binaries
 from custom_metrics import REGISTERED, custom_metrics
 from operating import operating, served, until
+from prebuilt import definition
 
 pytestmark = pytest.mark.slow
 HPA = {"mode": "hpa", "min": 2, "max": 6, "scaleDown": {"stabilizationSeconds": 5}}
@@ -75,9 +73,7 @@ def test_an_hpa_scales_and_the_operator_leaves_the_number_to_it(plane, namespace
 
 def test_keda_takes_what_is_rendered_for_it(plane, namespace, tmp_path):
     """Its definition, from its own module; its operator does not run here."""
-    folder = binaries("keda-crd").parent.parent / "tools"
-    definition = yaml.safe_load((folder / "keda-scaledobjects.yaml").read_text())
-    path = served(plane, json.loads(json.dumps(definition, default=str)))
+    path = served(plane, definition("keda.sh_scaledobjects"))
     objects = f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects"
     try:
         secret(plane, namespace)

@@ -9,8 +9,6 @@ import asyncio
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -25,7 +23,8 @@ from chatcluster.app.tokens import load_key
 from chatcluster_operator.render.observability.monitoring import platform_rules
 from control_plane import free_port
 from operating import until
-from promtool import tool
+from prebuilt import tool
+from running import running
 from talking import talking
 
 pytestmark = pytest.mark.slow
@@ -57,22 +56,6 @@ class Prometheus:
 
 
 @contextmanager
-def process(*command, log, **options):
-    with log.open("wb") as out:
-        running = subprocess.Popen([*map(str, command)], stdout=out, stderr=out, **options)
-    try:
-        yield running
-    finally:
-        if running.poll() is None:
-            running.send_signal(signal.SIGTERM)
-            try:
-                running.wait(20)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
-
-
-@contextmanager
 def prometheus(folder, target):
     """With our rules, on one target."""
     groups = platform_rules()
@@ -95,7 +78,7 @@ def prometheus(folder, target):
         f"--storage.tsdb.path={folder}/tsdb",
         f"--web.listen-address=127.0.0.1:{port}",
     )
-    with process(tool("prometheus"), *options, log=folder / "prometheus.log", cwd=folder):
+    with running([tool("prometheus", quick=True), *options], folder / "prometheus.log", cwd=folder):
         found = Prometheus(port)
         until(found.up, 30)
         yield found
@@ -110,9 +93,9 @@ def platform(folder, *options):
         *("--listen", f"127.0.0.1:{sockets}", "--management", f"127.0.0.1:{management}", *options),
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with process(*command, log=folder / "platform.log", env=environ) as running:
+    with running(command, folder / "platform.log", env=environ) as process:
         until(lambda: _answers(management), 30)
-        yield sockets, management, running
+        yield sockets, management, process
 
 
 def _answers(port):

@@ -23,25 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from prebuilt import binaries
+
 ADMIN = "admin"
 OPERATORS = ("operator-one", "operator-two")
 """Users of the group ``operators``: to tell replicas from each other in the audit log."""
-
-
-def binaries(*tools: str) -> Path:
-    """The folder of the binaries; builds them the first time, which takes minutes."""
-    script = subprocess.run([ROOT / "scripts/kubernetes.sh", *tools], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(script.stdout.strip().splitlines()[-1])
-
-
-def built() -> bool:
-    """Whether the control plane was built on this machine before."""
-    cache = (
-        os.environ.get("CHATCLUSTER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/chatcluster"
-    )
-    version = os.environ.get("CHATCLUSTER_KUBERNETES", "1.34.10")
-    return (Path(cache) / "kubernetes" / version / "bin/kubectl").exists()
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import ast
 import re
 from pathlib import Path
 
-from control_plane import ROOT
+from prebuilt import ROOT
 
 TARGET = frozenset(
     {"namespace", "pod", "container", "job", "instance", "endpoint", "chatcluster", "component", "process"}

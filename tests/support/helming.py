@@ -8,28 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from control_plane import ROOT, binaries, built
+from prebuilt import KUBERNETES, ROOT, tool
 
 CHARTS = ROOT / "helm"
-KUBERNETES = "1.34.10"
 VERSIONS = ("helm", "helm4")
 """Programs, of both majors."""
-
-
-def program(name: str) -> Path:
-    """A tool that ``scripts/kubernetes.sh`` builds. Skips the test where it was not, unless all is to be built."""
-    cache = Path(
-        os.environ.get("CHATCLUSTER_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache')}/chatcluster"
-    )
-    tool = cache / "kubernetes/tools" / name
-    if not tool.exists():
-        if not os.environ.get("CHATCLUSTER_TEST_KUBERNETES"):
-            pytest.skip(f"build it first: `scripts/kubernetes.sh {name}` (needs Go, takes minutes)")
-        binaries(name)
-    return tool
 
 
 class Refused(Exception):
@@ -43,7 +28,7 @@ def run(helm: str, *arguments: str | Path, kubeconfig: Path | None = None) -> st
         if kubeconfig is not None:
             environment["KUBECONFIG"] = str(kubeconfig)
         done = subprocess.run(
-            [program(helm), *arguments], capture_output=True, text=True, env=environment, check=False, timeout=180
+            [tool(helm), *arguments], capture_output=True, text=True, env=environment, check=False, timeout=180
         )
     if done.returncode:
         raise Refused(done.stderr + done.stdout)
@@ -70,4 +55,4 @@ def templated(
     return [one for one in yaml.safe_load_all(text) if one is not None]
 
 
-__all__ = ["CHARTS", "KUBERNETES", "VERSIONS", "Refused", "built", "program", "run", "templated"]
+__all__ = ["CHARTS", "KUBERNETES", "VERSIONS", "Refused", "run", "templated"]

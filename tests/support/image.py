@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -27,6 +26,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import prebuilt
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PREFIX = "opt/chatcluster"
@@ -45,8 +46,7 @@ class BadDockerfile(Exception):
 
 def cache() -> Path:
     """Where layers are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CHATCLUSTER_CACHE") or f"{home}/chatcluster") / "image"
+    return prebuilt.cache() / "image"
 
 
 # -- what the Dockerfile says ---------------------------------------------------------------------------------

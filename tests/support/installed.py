@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -11,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from control_plane import ROOT, ControlPlane, free_port
+from control_plane import ControlPlane, free_port
 from operating import operating, until
+from prebuilt import ROOT
+from running import running
 
 NAME = "chatcluster-operator"
 
@@ -71,19 +72,9 @@ def as_pod(plane: ControlPlane, namespace: str, folder: Path, name: str = NAME) 
         *(sys.base_prefix, sysconfig.get_path("purelib"), ROOT / "operator", *options, f"--listen=127.0.0.1:{port}"),
     ]
     log = folder / "operator.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    process.log, process.port = log, port  # type: ignore[attr-defined]
-    try:
+    with running(command, log) as process:
+        process.log, process.port = log, port  # type: ignore[attr-defined]
         yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def requests_of(plane: ControlPlane, namespace: str, since: str, account: str = NAME) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ mount -t tmpfs -o size=3g node "$scratch"
 mkdir "$scratch/run"
 mount --bind "$scratch/run" /run
 for place in lib log; do
-    mkdir -p "$scratch/over/$place" "$scratch/work/$place"
-    mount -t overlay overlay -o "lowerdir=/var/$place,upperdir=$scratch/over/$place,workdir=$scratch/work/$place" "/var/$place"
+    mkdir -p "$scratch/over/$place" "$scratch/aside/$place"
+    mount -t overlay overlay -o "lowerdir=/var/$place,upperdir=$scratch/over/$place,workdir=$scratch/aside/$place" "/var/$place"
 done
 for place in /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers /run/containerd /run/netns /run/lock; do
     mkdir -p "$place" "$scratch/own$place"

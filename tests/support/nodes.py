@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from chatcluster_operator.render.pods import REGISTRY
-from control_plane import ControlPlane, binaries, built, certificate
+from control_plane import ControlPlane, certificate
 from image import PAUSE, images
 from keeper import HUB, NEWNET, address_of, pods_of
+from prebuilt import binaries, built, folder
 
 VERSIONS = ("1.0.0", "1.1.0")
 """Tags of the runtime's image on the nodes, all of the same content."""
@@ -44,18 +45,11 @@ def missing() -> str:
     lacking = [one for one in PROGRAMS if shutil.which(one) is None]
     if lacking or not (CNI / "bridge").exists():
         return f"{', '.join(lacking) or 'CNI plugins'} not found: run `make nodes` once"
-    found = binaries_folder()
+    found = folder()
     parts = [found / one for one in TOOLS[:2]] + [found.parent.parent / "tools" / TOOLS[2]]
     if not built() or not all(part.exists() for part in parts):
         return "kubelet, kube-proxy or coredns are not built: run `make nodes` once (needs Go, takes minutes)"
     return ""
-
-
-def binaries_folder() -> Path:
-    """Where ``scripts/kubernetes.sh`` puts Kubernetes' own."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get("CHATCLUSTER_CACHE") or f"{home}/chatcluster")
-    return cache / "kubernetes" / os.environ.get("CHATCLUSTER_KUBERNETES", "1.34.10") / "bin"
 
 
 class Network:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from control_plane import Refused, free_port
+from running import running
 
 
 def until(holds, seconds=60.0, pause=0.1):
@@ -80,27 +80,14 @@ def operating(plane, folder, *options, user="operator", server="", variables=())
     conf = plane.config_for(user, folder / "operator.conf", server)
     log = folder / "operator.log"
     port = free_port()
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "chatcluster_operator", "--kubeconfig", str(conf)),
-                *("--listen", f"127.0.0.1:{port}", "--lease-namespace", "default", *options),
-            ],
-            stdout=out,
-            stderr=out,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **dict(variables)},
-        )
-    process.log, process.port = log, port  # type: ignore[attr-defined]
-    try:
+    command = [
+        *(sys.executable, "-m", "chatcluster_operator", "--kubeconfig", conf),
+        *("--listen", f"127.0.0.1:{port}", "--lease-namespace", "default", *options),
+    ]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **dict(variables)}
+    with running(command, log, patience=15.0, env=environment) as process:
+        process.log, process.port = log, port  # type: ignore[attr-defined]
         yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 @contextmanager

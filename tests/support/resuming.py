@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from prebuilt import cache
+
 TIERS = {
     "tests/kubernetes/": (
         *(
@@ -82,6 +84,4 @@ class Resuming:
 
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CHATCLUSTER_RESUME") == "1":
-        given = os.environ.get("CHATCLUSTER_CACHE")
-        cache = Path(given) if given else Path.home() / ".cache" / "chatcluster"
-        config.pluginmanager.register(Resuming(config.rootpath, cache / "passed"))
+        config.pluginmanager.register(Resuming(config.rootpath, cache() / "passed"))

@@ -29,7 +29,7 @@ from chatcluster_operator.render.observability.monitoring import operator_rules,
 from chatcluster_operator.spec import Spec
 from chatcluster_operator.watches import Watches
 from clusters import SPEC, changed
-from control_plane import ROOT
+from prebuilt import ROOT
 from promtool import promtool, tool
 
 CLUSTER = Cluster("team", "main", "uid-1")

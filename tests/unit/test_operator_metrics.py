@@ -12,9 +12,10 @@ import pytest
 
 import exported
 from chatcluster_operator.cache import Cache
+from chatcluster_operator.connection import resource_of, verb_of
 from chatcluster_operator.exposition import Exposition
 from chatcluster_operator.health import Lag
-from chatcluster_operator.kube import NotLeading, Trouble, resource_of, verb_of
+from chatcluster_operator.kube import NotLeading, Trouble
 from chatcluster_operator.metrics import Metrics, reason_of
 from chatcluster_operator.observed import Observed, Pod
 from chatcluster_operator.plan import Plan
@@ -22,7 +23,7 @@ from chatcluster_operator.reconciler import Reconciler, _Memory
 from chatcluster_operator.scale import Scaling
 from chatcluster_operator.watches import Watches
 from clusters import cluster
-from control_plane import ROOT
+from prebuilt import ROOT
 
 
 class Failing:
