@@ -6,7 +6,7 @@
 # --only: the tools alone. Prints the folder of the binaries, with --only that of the tools.
 # Needs Go >= 1.24, for Prometheus >= 1.26.7 (on Debian as root it is not installed here: apt's is too old).
 set -euo pipefail
-K8S=${CHATCLUSTER_KUBERNETES:-1.34.10}
+K8S=${CHATCLUSTER_TEST_KUBERNETES_VERSION:-1.34.10}
 ETCD=3.6.16
 CACHE=${CHATCLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/chatcluster}/kubernetes
 BIN=$CACHE/$K8S/bin

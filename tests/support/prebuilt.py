@@ -18,7 +18,7 @@ OTHERS = (
     "monitoring.coreos.com_podmonitors",
     "monitoring.coreos.com_prometheusrules",
 )
-KUBERNETES = os.environ.get("CHATCLUSTER_KUBERNETES", "1.34.10")
+KUBERNETES = os.environ.get("CHATCLUSTER_TEST_KUBERNETES_VERSION", "1.34.10")
 
 
 def cache() -> Path:

@@ -1,6 +1,6 @@
 """A long tier goes on where it was cut off: what passed with the same inputs is not run again.
 
-Only with ``CHATCLUSTER_RESUME=1`` (``.ci/run`` sets it). What passed stands in the cache under a digest of all files
+Only with ``CHATCLUSTER_TEST_RESUME=1`` (``.ci/run`` sets it). What passed stands in the cache under a digest of all files
 that the tier depends on; any change of one of them, and everything runs.
 """
 
@@ -83,5 +83,5 @@ class Resuming:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.environ.get("CHATCLUSTER_RESUME") == "1":
+    if os.environ.get("CHATCLUSTER_TEST_RESUME") == "1":
         config.pluginmanager.register(Resuming(config.rootpath, cache() / "passed"))

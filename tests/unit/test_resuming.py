@@ -38,7 +38,7 @@ def run(tmp_path):
 
     def outcome(resume="1"):
         environment = {
-            **os.environ, "CHATCLUSTER_RESUME": resume, "CHATCLUSTER_CACHE": str(tmp_path / "cache"),
+            **os.environ, "CHATCLUSTER_TEST_RESUME": resume, "CHATCLUSTER_CACHE": str(tmp_path / "cache"),
             "PYTHONPATH": str(SUPPORT), "PYTEST_ADDOPTS": "",
         }  # fmt: skip
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
