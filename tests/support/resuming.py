@@ -1,7 +1,7 @@
 """A long tier goes on where it was cut off: what passed with the same inputs is not run again.
 
-Only with ``CHATCLUSTER_TEST_RESUME=1`` (``.ci/run`` sets it). What passed stands in the cache under a digest of all files
-that the tier depends on; any change of one of them, and everything runs.
+Only with ``CHATCLUSTER_TEST_RESUME=1`` (``.ci/run`` sets it). What passed stands in the cache under a digest of all
+files that the tier depends on; any change of one of them, and everything runs.
 """
 
 from __future__ import annotations
