@@ -307,9 +307,24 @@ MUTANTS = [
     Mutant(
         "members before the version that announces them, on Cassandra",
         "backends/cassandra/writes.py",
-        "        for parts in (work.parts, work.changes, work.channels):",
-        "        for parts in (work.parts | work.changes, work.channels):",
+        "        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):",
+        "        for parts in (work.parts | work.changes, work.channels, *self._pieces(work.timelines)):",
         "tests/servers/test_cassandra_store.py::test_who_sees_a_version_finds_its_members",
+    ),
+    Mutant(
+        "a timeline's rows in their order, on Cassandra",
+        "backends/cassandra/writes.py",
+        "        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):",
+        "        together = {(*key, bytes([at])): one for at, piece in enumerate(self._pieces(work.timelines))"
+        " for key, one in piece.items()}\n        for parts in (work.parts, work.changes, work.channels, together):",
+        "tests/servers/test_cassandra_store.py::test_who_sees_a_position_of_a_timeline_finds_all_before_it[at once]",
+    ),
+    Mutant(
+        "a timeline's buckets read as of one moment, on Cassandra",
+        "backends/cassandra/reads.py",
+        "        if found and not whole(after, found):",
+        "        if False:",
+        "tests/servers/test_cassandra_store.py::test_who_sees_a_position_of_a_timeline_finds_all_before_it[slowly]",
     ),
     Mutant(
         "versions: the greater rank stays, on Cassandra",

@@ -372,3 +372,51 @@ def test_a_row_larger_than_a_batch_is_written(table_settings):
             assert [len(one.body) for one in found] == [32_000] * 5
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.6], ids=["at once", "slowly"])
+def test_who_sees_a_position_of_a_timeline_finds_all_before_it(table_settings, pause):
+    """A gateway that reads while a round is written moves a user's cursor: beyond a hole, what fills it is lost."""
+
+    async def main():
+        few = cassandra_tables.changed(table_settings, batch_rows=4)
+        async with (
+            CassandraStore.open(few, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
+        ):
+            send = writer._link.send
+
+            async def late(writes, key):
+                # The lower the later, which every order but the right one would show.
+                offsets = [int.from_bytes(values[2], "big") for name, values in writes if name == "timeline"]
+                await asyncio.sleep(0.01 * (40 - min(offsets, default=40)))
+                await send(writes, key)
+
+            page = reader._page_of
+
+            async def slow(timeline, bucket, low, limit):
+                found = await page(timeline, bucket, low, limit)
+                await asyncio.sleep(pause)
+                return found
+
+            reader._page_of = slow
+            writer._link.send = late
+            timelines = [f"u:whole/{user}" for user in ("amy", "bob", "cid")]
+            rows = []
+            for at in range(20):
+                record = AliasRecord("whole", "c", first_id(TIMES[3]) + at, "u", "", 0, 0, 1)
+                when = TIMES[3] if at < 10 else TIMES[5]  # in the bucket before, and in that after
+                rows += [TimelineRow("whole", name, at, at - 1, at, record, when) for name in timelines]
+            writing = asyncio.create_task(writer.write(rows))
+            reads = []
+            while not writing.done():
+                reads += [asyncio.create_task(reader.timeline(name, after=-1, limit=99)) for name in timelines]
+                await asyncio.sleep(0.05)
+            for read in reads:
+                seen = [row.offset for row in await read]
+                assert seen == list(range(len(seen)))
+            await writing
+            for name in timelines:
+                assert len(await reader.timeline(name, after=-1, limit=99)) == 20
+
+    asyncio.run(main())

@@ -42,7 +42,6 @@ def written(address: str, port: int) -> int:
     return next(int(line.partition(":")[2]) for line in lines if line.startswith("master_repl_offset:"))
 
 
-@pytest.mark.skipif(not os.environ.get("CHATCLUSTER_LONG"), reason="open finding, docs/faults.md: CHATCLUSTER_LONG=1")
 async def test_a_fail_over_loses_writes_and_no_message(guarded: Stack, tmp_path: Path) -> None:
     async with ordeal(guarded, tmp_path, 41) as running:
         async with running.fault("Redis failed over, seconds of writes lost", after=5.0):

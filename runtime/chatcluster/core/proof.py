@@ -33,20 +33,25 @@ TOLD_LIVE = frozenset({MessageRecord, EditRecord, DeleteRecord, ReactionRecord})
 """Kinds that clients may get before they are durable; all others only in their durable form (section 4)."""
 
 
-class Placed(Protocol):
-    """An entry of a timeline: a tail's or a store's row."""
+class Linked(Protocol):
+    """A place in a timeline that knows the one before it."""
 
     @property
     def offset(self) -> int: ...
     @property
     def prev(self) -> int: ...
+
+
+class Placed(Linked, Protocol):
+    """An entry of a timeline: a tail's or a store's row."""
+
     @property
     def source(self) -> int: ...
     @property
     def record(self) -> EventRecord: ...
 
 
-def covers(cursor: int, entries: Sequence[Placed]) -> bool:
+def covers(cursor: int, entries: Sequence[Linked]) -> bool:
     """Whether a tail's ``entries`` after ``cursor`` are all there are up to the last of them.
 
     Section 5: every entry has ``prev`` at or before the entry before it (the cursor for the first). A

@@ -17,6 +17,7 @@ from chatcluster.backends.cassandra.index import Flights, Index
 from chatcluster.backends.cassandra.rows import Entry, Found, int4, long, routing_key
 from chatcluster.backends.cassandra.widths import Widths
 from chatcluster.core.ids import id_time
+from chatcluster.core.proof import covers as whole
 from chatcluster.core.records import EventRecord
 from chatcluster.core.rows import StoredMessage, TimelineRow
 from chatcluster.ports import Clock, Unavailable
@@ -259,6 +260,11 @@ class EventReads:
     async def timeline(self, timeline: str, *, after: int, limit: int) -> Sequence[TimelineRow]:
         """See the port."""
         found = await self._entries(timeline, after, limit)
+        if found and not whole(after, found):
+            # A timeline's rows become visible in their order, but its buckets are read one after another: while a
+            # round is written, a later one shows what was not yet there when an earlier one was read. It is now.
+            last = found[-1].offset
+            found = [entry for entry in await self._entries(timeline, after, limit) if entry.offset <= last]
         records = await self._records(found)
         return [_row(timeline, entry, records) for entry in found]
 

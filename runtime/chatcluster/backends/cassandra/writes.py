@@ -3,6 +3,8 @@
 A row's bucket is registered in the index before the row is written, so whoever sees a row finds its bucket.
 A channel's version is written after what it stands for: whoever sees that a channel is at an offset finds all
 members as of it. A router keeps what it read until the version changes, so a torn read would last.
+A timeline's rows become visible in their order: whoever sees a position finds all before it. A gateway moves a user's
+cursor over what it reads, so what comes into a hole behind it would never be told.
 """
 
 from __future__ import annotations
@@ -50,12 +52,13 @@ Parts = dict[Partition, list[Write]]
 class Round:
     """The rows of one call, as cells by partition."""
 
-    __slots__ = ("changes", "channels", "index", "parts", "sliced")
+    __slots__ = ("changes", "channels", "index", "parts", "sliced", "timelines")
 
     def __init__(self) -> None:
         self.parts: Parts = {}
         self.changes: Parts = {}  # after the parts: they say as of which offset the members are
         self.channels: Parts = {}  # after the changes: that a channel exists says that the rest of it is there
+        self.timelines: dict[bytes, list[Write]] = {}  # by name, each in its order
         self.sliced: dict[tuple[bytes, bytes], None] = {}  # channels with members beyond the first slice
         self.index: dict[tuple[str, int], int] = {}  # (series, bucket): its lowest offset here
 
@@ -81,7 +84,7 @@ class CassandraWrites:
             if at % TURN == TURN - 1:
                 await asyncio.sleep(0)
         await self._register(work)
-        for parts in (work.parts, work.changes, work.channels):
+        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):
             if parts:
                 await self._send(parts)
         await self._widths.narrow()
@@ -161,7 +164,7 @@ class CassandraWrites:
         bucket = self._bucket(work, row.timeline, row.time, row.offset)
         values = cells.timeline(row, long(bucket))
         self._widths.count(row.timeline, bucket, row.time, len(values[3]) + ROW)
-        _add(work.parts, values[:2], "timeline", values)
+        work.timelines.setdefault(values[0], []).append(("timeline", values))
 
     def _member(self, row: MemberRow, work: Round) -> None:
         slice_ = cells.member_slice(row)
@@ -198,6 +201,25 @@ class CassandraWrites:
 
     # -- batches -----------------------------------------------------------------------------------------------
 
+    def _pieces(self, timelines: dict[bytes, list[Write]]) -> list[Parts]:
+        """Parts to be sent one after the other: of each timeline what fits into a batch and is of one partition,
+
+        which a reader sees whole or not at all.
+        """
+        found: list[Parts] = []
+        for writes in timelines.values():
+            at, bucket, size, piece = -1, b"", 0, list[Write]()
+            for write in writes:
+                add = _size(write)
+                if not piece or write[1][1] != bucket or len(piece) >= self._rows or size + add > self._bytes:
+                    at, bucket, size, piece = at + 1, write[1][1], 0, []
+                    if at == len(found):
+                        found.append({})
+                    found[at][write[1][:2]] = piece
+                piece.append(write)
+                size += add
+        return found
+
     async def _send(self, parts: Parts) -> None:
         """Everything, acknowledged; raises what the first failure raised, after all have ended."""
         if self._link.spread():
@@ -217,14 +239,17 @@ class CassandraWrites:
                 raise error
 
     def _cut(self, parts: Iterable[list[Write]]) -> list[tuple[list[Write], bytes]]:
-        """Batches of bounded size, each with the key of a partition in it."""
+        """Batches of bounded size, each with the key of a partition in it. What fits into one is not torn."""
         batches: list[tuple[list[Write], bytes]] = []
         batch: list[Write] = []
         size = 0
         most, room = self._rows, self._bytes
         for writes in parts:
-            for write in writes:
-                add = sum(map(len, write[1])) + 4 * len(write[1]) + 20
+            sizes = [_size(write) for write in writes]
+            if batch and (len(batch) + len(writes) > most or size + sum(sizes) > room):
+                batches.append((batch, _key(batch[0])))
+                batch, size = [], 0
+            for write, add in zip(writes, sizes, strict=True):
                 if batch and (len(batch) >= most or size + add > room):
                     batches.append((batch, _key(batch[0])))
                     batch, size = [], 0
@@ -233,6 +258,11 @@ class CassandraWrites:
         if batch:
             batches.append((batch, _key(batch[0])))
         return batches
+
+
+def _size(write: Write) -> int:
+    """Bytes that it takes in a batch, about."""
+    return sum(map(len, write[1])) + 4 * len(write[1]) + 20
 
 
 def _bound(known: OrderedDict[Any, Any]) -> None:
