@@ -77,6 +77,17 @@ def room(pods: Sequence[Pod], running: Sequence[Workload], budget: int) -> int:
     return max(0, budget - draining - going)
 
 
+def without_successor(pods: Sequence[Pod], one: Workload) -> tuple[int, int]:
+    """How many of a Deployment serve nobody new, and how many of these have nobody to move.
+
+    Who is not ready needs no successor. But sockets that it has, or may have, must move when it leaves: only who is
+    known to have none, or was never made, is not one of those that drain.
+    """
+    holding = sum(pod.ready or pod.connections != 0 for pod in gateways(pods) if pod.revision == one.revision)
+    idle = max(0, one.wanted - one.ready)
+    return idle, max(0, min(idle, one.wanted - holding))
+
+
 def unmarked(pods: Sequence[Pod]) -> bool:
     """Whether a mark is still to be written or taken off: until then the wrong one could go."""
     return any((pod.cost == FIRST) != pod.asked for pod in gateways(pods))

@@ -336,14 +336,13 @@ def _gateways(
         count = max(wanted, have - room)
     told = max(0, have - count)
     room -= told
-    leave = max(0, min(room, serving - told - wanted, before))
-    if wanted == 0:
-        leave = min(room, before)
-    # Who is not ready serves nobody: it needs no successor.
+    spare = max(0, serving - told - wanted) if wanted else before
     for one in sorted(old, key=lambda one: one.revision not in asked):
-        idle = max(0, one.wanted - one.ready)
-        fewer = min(one.wanted, idle + leave)
-        leave -= max(0, fewer - idle)
+        idle, empty = drains.without_successor(observed.pods, one)
+        drain = min(room, one.wanted - empty, idle - empty + spare)
+        spare -= max(0, drain - (idle - empty))
+        room -= drain
+        fewer = empty + drain
         keep.add(Child("apps/v1", "Deployment", one.name))
         if fewer:
             made.apply.append(_resized(cluster, one, one.wanted - fewer))

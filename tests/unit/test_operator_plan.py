@@ -25,6 +25,8 @@ class World:
 
     wanted: dict[str, int] = field(default_factory=dict)
     ready: dict[str, int] = field(default_factory=dict)
+    faltering: dict[str, int] = field(default_factory=dict)
+    """Not ready, with sockets."""
     draining: int = 0
     annotations: dict[str, dict] = field(default_factory=dict)
 
@@ -35,16 +37,32 @@ class World:
                 self.wanted[name] = count
                 if "template" in one["spec"]:
                     self.annotations[name] = one["spec"]["template"]["metadata"]["annotations"]
-                while self.ready.get(name, 0) > count:
-                    self.ready[name] -= 1
-                    self.draining += 1
+                # As a ReplicaSet chooses: who is not ready goes first.
+                for alive in (self.faltering, self.ready):
+                    while alive.get(name, 0) and self.alive(name) > count:
+                        alive[name] -= 1
+                        self.draining += 1
         for child in made.delete:
             if child.kind == "Deployment":
                 assert not self.wanted.get(child.name), "a Deployment with pods is not deleted"
                 self.wanted.pop(child.name, None)
 
+    def alive(self, name):
+        return self.ready.get(name, 0) + self.faltering.get(name, 0)
+
+    def a_pod_falters(self):
+        for name in self.wanted:
+            if self.ready.get(name, 0):
+                self.ready[name] -= 1
+                self.faltering[name] = self.faltering.get(name, 0) + 1
+                return
+
     def a_pod_gets_ready(self):
         for name, count in self.wanted.items():
+            if self.faltering.get(name, 0):
+                self.faltering[name] -= 1
+                self.ready[name] += 1
+                return
             if self.ready.get(name, 0) < count:
                 self.ready[name] = self.ready.get(name, 0) + 1
                 return
@@ -57,7 +75,7 @@ class World:
         for name, count in self.wanted.items():
             ready = self.ready.get(name, 0)
             workloads[name] = Workload(
-                name, count, ready, ready, ready, ready == count, "", self.annotations[name],
+                name, count, ready, self.alive(name), self.alive(name), ready == count, "", self.annotations[name],
                 self.annotations[name][VERSION], name.rpartition("-")[2],
             )  # fmt: skip
         secrets = {"tokens": "a", "main-link": "b"}
@@ -73,10 +91,16 @@ class World:
         return Observed(
             workloads=workloads,
             migrations={job: Migration(job, True, "")},
-            pods=leaving,
+            pods=leaving + tuple(self.pods()),
             secrets=secrets,
             generation=1,
         )
+
+    def pods(self):
+        for name in self.wanted:
+            for n in range(self.alive(name)):
+                measures = {"chatcluster_gateway_sockets": 20.0}
+                yield Pod(f"{name}-{n}", "gateway", name.rpartition("-")[2], n < self.ready.get(name, 0), None, measures)
 
     @property
     def serving(self):
@@ -93,7 +117,7 @@ def spec_of(version, replicas, budget):
 @given(
     st.integers(1, 7),
     st.integers(1, 3),
-    st.lists(st.sampled_from(["ready", "drained", "1.0.0", "1.1.0", "1.2.0"]), max_size=60),
+    st.lists(st.sampled_from(["ready", "falters", "drained", "1.0.0", "1.1.0", "1.2.0"]), max_size=60),
 )
 def test_gateways_roll_within_the_budget_whatever_happens(replicas, budget, happens):
     world, version = World(), "1.0.0"
@@ -107,14 +131,16 @@ def test_gateways_roll_within_the_budget_whatever_happens(replicas, budget, happ
     for what in [*happens, *["ready", "drained"] * (6 * replicas + 10)]:
         if what == "ready":
             world.a_pod_gets_ready()
+        elif what == "falters":
+            world.a_pod_falters()
         elif what == "drained":
             world.a_drain_ends()
         else:
             version = what
         spec = spec_of(version, replicas, budget)
-        before = world.draining
+        before, served = world.draining, world.serving
         world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
-        assert world.serving >= replicas, "a successor was not ready"
+        assert world.serving >= min(replicas, served), "a successor was not ready"
         assert world.draining <= max(budget, before)
         assert sum(world.wanted.values()) <= replicas + 2 * budget
     pods = pods_of(CLUSTER, spec, "gateway", {"tokens": "a", "main-link": "b"})
@@ -122,6 +148,24 @@ def test_gateways_roll_within_the_budget_whatever_happens(replicas, budget, happ
     assert {name: count for name, count in world.wanted.items() if count} == {last: replicas}
     again = plan(CLUSTER, spec, world.observed(spec), now=NOW)
     assert {one["type"]: one["status"] for one in again.status["conditions"]}["Progressing"] == "False"
+
+
+def test_who_is_not_ready_and_has_sockets_is_one_of_those_that_drain():
+    world, old = World(), spec_of("1.0.0", 2, 1)
+    for _ in range(6):
+        world.carry_out(plan(CLUSTER, old, world.observed(old), now=NOW))
+        world.a_pod_gets_ready()
+    spec = spec_of("1.1.0", 2, 1)
+    world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+    world.a_pod_gets_ready()
+    world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+    assert world.draining == 1
+    world.a_pod_falters()  # the only one that is left of 1.0.0
+    world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+    assert world.draining == 1
+    world.a_drain_ends()
+    world.carry_out(plan(CLUSTER, spec, world.observed(spec), now=NOW))
+    assert world.draining == 1, "it needs no successor"
 
 
 def test_a_time_of_transition_moves_only_with_the_status():

@@ -98,6 +98,11 @@ def settled(plane):
     return ready(plane, NAMESPACE) and conditions(plane, NAMESPACE)["Draining"]["status"] == "False"
 
 
+def lives(pod):
+    """Whether a process of it may be there: whose last one ended stands there until its node was told."""
+    return pod["status"]["phase"] not in ("Succeeded", "Failed")
+
+
 def version_of(pod):
     return pod["metadata"]["annotations"]["chatcluster.dev/version"]
 
@@ -127,7 +132,11 @@ class Watch:
             now = time.monotonic()
             self.fewest = min(self.fewest, sum(is_ready(pod) and not leaving(pod) for pod in found))
             self._served |= {pod["metadata"]["name"] for pod in found if is_ready(pod)}
-            gone = [name for pod in found if leaving(pod) and (name := pod["metadata"]["name"]) in self._served]
+            gone = [
+                name
+                for pod in found
+                if leaving(pod) and lives(pod) and (name := pod["metadata"]["name"]) in self._served
+            ]
             self.most = max(self.most, len(gone))
             for name in gone:
                 self.drains[name] = (self.drains.get(name, (now, now))[0], now)
