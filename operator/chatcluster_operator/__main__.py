@@ -28,6 +28,7 @@ from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
 from chatcluster_operator.handlers import registry_for
 from chatcluster_operator.health import Lag, ailment
 from chatcluster_operator.kube import Kube, backoff
+from chatcluster_operator.logs import write_logs
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
 from chatcluster_operator.reconciler import Reconciler
@@ -186,12 +187,7 @@ async def _probes(
 def main() -> None:
     """Console script ``chatcluster-operator``."""
     options = arguments()
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        stream=sys.stderr,
-        format='{"time": "%(asctime)s", "level": "%(levelname)s", "logger": "%(name)s", "message": "%(message)s"}',
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    write_logs(options.log_level)
     sys.exit(asyncio.run(operate(options)))
 
 

@@ -21,7 +21,7 @@ from chatcluster_operator.rbac import LEASE, rules
 from clusters import SPEC, changed, cluster, path_of, ready, secret
 from helming import CHARTS, ROOT, VERSIONS
 from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
-from operating import until
+from operating import faults, until
 from prebuilt import definitions
 
 pytestmark = pytest.mark.slow
@@ -393,7 +393,7 @@ def test_it_runs_as_its_pod_would_with_a_read_only_root_and_a_user_without_a_nam
         writable = {line.split()[4] for line in mounts if line.split()[5].startswith("rw")}
         assert "/tmp" in writable
         assert "/" not in writable
-    assert "Traceback" not in process.log.read_text()
+    assert faults(process) == []
 
 
 def test_whoever_may_edit_a_namespace_may_make_a_chatcluster(bare, namespace):

@@ -103,7 +103,7 @@ def test_without_the_prometheus_operator_and_when_it_comes_and_goes(plane, names
         time.sleep(5)
         since = time.time()
         time.sleep(40)
-        assert plane.writes("operator", since) == [], "what stands there is not written again"
+        assert plane.writes("operator", since, namespace) == [], "what stands there is not written again"
 
         # Edits are followed, of the spec and of others.
         edit(plane, namespace, ASKED | {"podMonitor": {"intervalSeconds": 15}})

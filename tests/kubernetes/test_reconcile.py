@@ -19,11 +19,6 @@ def deployments(plane, namespace):
     }
 
 
-def written(plane, namespace, since):
-    """By the operator in this namespace; those of other tests may still be ending."""
-    return [one for one in plane.writes("operator", since) if f"/namespaces/{namespace}/" in f"{one[1]}/"]
-
-
 def test_a_cluster_comes_up_and_a_second_pass_writes_nothing(plane, namespace, operator):
     secret(plane, namespace)
     plane.apply(path_of(namespace), cluster(namespace))
@@ -136,7 +131,7 @@ def test_paused_nothing_is_written_but_the_status(plane, namespace, operator):
         path_of(namespace), {**cluster(namespace), "spec": {**changed(SPEC, "version", "2.0.0"), "paused": True}}
     )
     time.sleep(10)
-    assert {path for _, path in written(plane, namespace, since)} <= {f"{path_of(namespace)}/status"}
+    assert {path for _, path in plane.writes("operator", since, namespace)} <= {f"{path_of(namespace)}/status"}
     edit(plane, namespace, "version", "2.0.0")
     until(lambda: ready(plane, namespace), 120)
     assert plane.get(path_of(namespace))["status"]["version"] == "2.0.0"

@@ -90,7 +90,7 @@ def test_keda_takes_what_is_rendered_for_it(plane, namespace, tmp_path):
             time.sleep(3)
             since = time.time()
             time.sleep(35)
-            assert plane.writes("operator", since) == []
+            assert plane.writes("operator", since, namespace) == []
             plane.apply(path_of(namespace), {**cluster(namespace), "spec": SPEC})
             until(lambda: plane.get(objects)["items"] == [], 60)
     finally:

@@ -294,13 +294,17 @@ class ControlPlane:
                 return None
             raise
 
-    def writes(self, user: str, since: float = 0.0) -> list[tuple[str, str]]:
-        """What a user changed, as (verb, path) from the audit log, Leases and Events aside."""
-        return [
+    def writes(self, user: str, since: float = 0.0, namespace: str = "") -> list[tuple[str, str]]:
+        """What a user changed, as (verb, path) from the audit log, Leases and Events aside; in a namespace or in all.
+
+        In all may be those of a test before, which still end.
+        """
+        found = [
             (entry["verb"], entry["requestURI"].partition("?")[0])
             for entry in self.audited((user,), since)
             if (entry.get("objectRef") or {}).get("resource") not in ("leases", "events")
         ]
+        return [one for one in found if not namespace or f"/namespaces/{namespace}/" in f"{one[1]}/"]
 
     def audited(self, users: Sequence[str], since: float = 0.0) -> list[Any]:
         """Every request of these users that was to change something, Leases and Events among them, as they came."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -115,6 +116,19 @@ def supervised(plane, folder, *options, user="operator", server=""):
     finally:
         over.set()
         keeper.join(30)
+
+
+def faults(process):
+    """What it logged as a fault of its own; not what kopf says when a watch of its own breaks."""
+    found = []
+    for line in process.log.read_text().splitlines():
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = {"logger": "", "stack": line}  # an interpreter that ended
+        if "stack" in said and not said["logger"].startswith("kopf"):
+            found.append(said)
+    return found
 
 
 def figures(process):

@@ -100,7 +100,9 @@ class World:
         for name in self.wanted:
             for n in range(self.alive(name)):
                 measures = {"chatcluster_gateway_sockets": 20.0}
-                yield Pod(f"{name}-{n}", "gateway", name.rpartition("-")[2], n < self.ready.get(name, 0), None, measures)
+                yield Pod(
+                    f"{name}-{n}", "gateway", name.rpartition("-")[2], n < self.ready.get(name, 0), None, measures
+                )
 
     @property
     def serving(self):
