@@ -19,6 +19,7 @@ import helming
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
 from clusters import SPEC, changed, cluster, path_of, ready, secret
+from conversing import restricted_namespace
 from helming import CHARTS, ROOT, VERSIONS
 from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
 from operating import faults, until
@@ -57,12 +58,6 @@ def remove_definition(plane):
 def established(plane):
     conditions = ((plane.get(CRD) or {}).get("status") or {}).get("conditions") or []
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
-
-
-def restricted_namespace(plane, name):
-    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    plane.apply(f"/api/v1/namespaces/{name}", {"apiVersion": "v1", "kind": "Namespace", "metadata": head})
-    return name
 
 
 @pytest.fixture

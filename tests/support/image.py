@@ -1,8 +1,8 @@
-"""The runtime's image without a container engine: an OCI archive made of files, laid out as ``Dockerfile`` says.
+"""Our two images without a container engine: OCI archives made of files, laid out as ``Dockerfile`` says.
 
-Three layers: Debian with its Python (mmdebstrap), the locked packages, our code as built into a wheel. User, entry
-point, environment and ports are read from the Dockerfile's last stage, so the two cannot disagree about them; the base
-is Debian's Python instead of python:3.12-slim. The first two layers are kept in the cache.
+Three layers each: Debian with its Python (mmdebstrap), the locked packages, our code as built into a wheel. User,
+entry point, environment and ports are read from the Dockerfile's stages, so the two cannot disagree about them; the
+base is Debian's Python instead of python:3.12-slim. The first two layers are kept in the cache.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ def cache() -> Path:
 # -- what the Dockerfile says ---------------------------------------------------------------------------------
 
 
+RUNTIME, OPERATOR = "", "operator"
+"""Stages of the Dockerfile by name: the last one, and the operator's."""
+LOCKS = {RUNTIME: "platform", OPERATOR: "operator"}
+"""Which packages each has."""
+
+
 def stages(text: str) -> list[list[tuple[str, str]]]:
     """Instructions of each stage, in order, as (NAME, rest)."""
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
@@ -66,22 +72,34 @@ def stages(text: str) -> list[list[tuple[str, str]]]:
     return found
 
 
-def settings(text: str) -> dict[str, Any]:
-    """The ``config`` of the image that the last stage makes."""
+def stage_of(text: str, target: str) -> list[tuple[str, str]]:
+    """The instructions of a stage."""
+    found = stages(text)
+    if not target:
+        return found[-1]
+    named = {one[0][1].rpartition(" ")[2]: one for one in found if " AS " in one[0][1]}
+    if target not in named:
+        raise BadDockerfile(f"no stage {target}")
+    return named[target]
+
+
+def settings(text: str, target: str = RUNTIME) -> dict[str, Any]:
+    """The ``config`` of the image that a stage makes."""
+    before = f"{target}-build" if target else "build"
     config: dict[str, Any] = {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
-    for name, rest in stages(text)[-1]:
+    for name, rest in stage_of(text, target):
         match name:
             case "FROM":
                 pass
             case "COPY":
-                if rest.split() != ["--from=build", f"/{PREFIX}", f"/{PREFIX}"]:
-                    raise BadDockerfile(f"COPY {rest}: only /{PREFIX} of the stage build is known here")
+                if rest.split() != [f"--from={before}", f"/{PREFIX}", f"/{PREFIX}"]:
+                    raise BadDockerfile(f"COPY {rest}: only /{PREFIX} of the stage {before} is known here")
             case "ENV":
                 for pair in shlex.split(rest):
                     key, _, value = pair.partition("=")
-                    before = next((one for one in config["Env"] if one.startswith(f"{key}=")), f"{key}=")
-                    config["Env"] = [one for one in config["Env"] if one != before]
-                    config["Env"].append(f"{key}={value.replace(f'${key}', before.partition('=')[2])}")
+                    known = next((one for one in config["Env"] if one.startswith(f"{key}=")), f"{key}=")
+                    config["Env"] = [one for one in config["Env"] if one != known]
+                    config["Env"].append(f"{key}={value.replace(f'${key}', known.partition('=')[2])}")
             case "USER":
                 config["User"] = rest
             case "WORKDIR":
@@ -135,9 +153,9 @@ def python_of(layer: Path) -> str:
     return told.read_text()
 
 
-def packages(version: str) -> Path:
+def packages(version: str, target: str = RUNTIME) -> Path:
     """The locked packages, with hashes checked, in a virtual environment for this Python."""
-    locked = ROOT / "requirements/platform.txt"
+    locked = ROOT / f"requirements/{LOCKS[target]}.txt"
     return _kept(f"packages-{_hash(version, locked.read_text(), platform.machine())}", _environment(version, locked))
 
 
@@ -272,17 +290,22 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
 
 
 @contextmanager
-def images(*names: str) -> Iterator[list[Path]]:
-    """Archives of the runtime under these names, and of ``PAUSE``, for the time of the block."""
+def images(*names: str, operator: Sequence[str] = ()) -> Iterator[list[Path]]:
+    """Archives of ``PAUSE``, and of the runtime and the operator under these names, for the time of the block."""
     bottom = base()
     version = python_of(bottom)
-    locked = packages(version)
+    dockerfile = (ROOT / "Dockerfile").read_text()
     with tempfile.TemporaryDirectory() as folder:
-        own, runtime, pause = (Path(folder) / name for name in ("code.tar", "runtime.tar", "pause.tar"))
+        own, pause = Path(folder) / "code.tar", Path(folder) / "pause.tar"
         code(version, own)
-        write(runtime, names, [bottom, locked, own], settings((ROOT / "Dockerfile").read_text()))
         write(pause, [PAUSE], [bottom], {"Entrypoint": ["/bin/sleep", "infinity"], "User": "65535:65535"})
-        yield [pause, runtime]
+        made = [pause]
+        for target, called in ((RUNTIME, names), (OPERATOR, operator)):
+            if called:
+                archive = Path(folder) / f"{target or 'runtime'}.tar"
+                write(archive, called, [bottom, packages(version, target), own], settings(dockerfile, target))
+                made.append(archive)
+        yield made
 
 
 def main() -> None:
@@ -292,7 +315,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     if given.out is None:
-        packages(python_of(base()))
+        for target in LOCKS:
+            packages(python_of(base()), target)
         return
     with images(*(given.names or ["chatcluster:dev"])) as [_, runtime]:
         shutil.copy(runtime, given.out)

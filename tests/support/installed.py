@@ -16,6 +16,7 @@ from prebuilt import ROOT
 from running import running
 
 NAME = "chatcluster-operator"
+IMAGE = "ghcr.io/chatcluster/chatcluster-operator"
 
 
 def deployment(plane: ControlPlane, namespace: str, name: str = NAME) -> dict[str, Any]:

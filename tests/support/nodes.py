@@ -28,11 +28,12 @@ from typing import Any
 from chatcluster_operator.render.pods import REGISTRY
 from control_plane import ControlPlane, certificate
 from image import PAUSE, images
+from installed import IMAGE
 from keeper import HUB, NEWNET, address_of, pods_of
 from prebuilt import binaries, built, folder
 
 VERSIONS = ("1.0.0", "1.1.0")
-"""Tags of the runtime's image on the nodes, all of the same content."""
+"""Tags of both images on the nodes, all of the same content."""
 TOOLS = ("kubelet", "kube-proxy", "coredns")
 PROGRAMS = ("containerd", "runc", "ctr", "iptables", "conntrack", "mmdebstrap", "setpriv", "unshare", "nsenter")
 CNI = Path("/usr/lib/cni")
@@ -351,7 +352,8 @@ def _kube_proxy(name: str, folder: Path) -> dict[str, Any]:
 def nodes(folder: Path, count: int = 1, *, remove: bool = False) -> Iterator[Nodes]:
     """For the time of the block, on ``folder``; this thread is in their network. ``remove``: the folder goes, too."""
     tools = binaries(*TOOLS)
-    with images(*(f"{REGISTRY}:{version}" for version in VERSIONS)) as archives:
+    tags = [[f"{name}:{version}" for version in VERSIONS] for name in (REGISTRY, IMAGE)]
+    with images(*tags[0], operator=tags[1]) as archives:
         network = Network(folder, remove=remove)
         try:
             with network.entered():
@@ -374,7 +376,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.prepare:
         binaries(*TOOLS)
-        with images("chatcluster:dev"):
+        with images("chatcluster:dev", operator=["chatcluster-operator:dev"]):
             return
     if why := missing():
         sys.exit(f"nodes: {why}")

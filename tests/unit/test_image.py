@@ -10,7 +10,7 @@ import pytest
 
 from chatcluster_operator.names import LINK, MANAGEMENT, SOCKETS
 from chatcluster_operator.render.pods import USER
-from image import PREFIX, ROOT, BadDockerfile, code, settings, write
+from image import OPERATOR, PREFIX, ROOT, BadDockerfile, code, settings, write
 
 
 def test_the_dockerfile_is_what_the_operator_expects():
@@ -20,6 +20,16 @@ def test_the_dockerfile_is_what_the_operator_expects():
     assert set(config["ExposedPorts"]) == {f"{port}/tcp" for port in (SOCKETS, MANAGEMENT, LINK)}
     assert f"PATH=/{PREFIX}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" in config["Env"]
     assert "PYTHONDONTWRITEBYTECODE=1" in config["Env"], "the root is read-only"
+
+
+def test_the_operators_stage_is_what_its_deployment_expects():
+    config = settings((ROOT / "Dockerfile").read_text(), OPERATOR)
+    assert config["Entrypoint"] == ["chatcluster-operator"], "its pod gives arguments and no command"
+    assert config["User"] == "10001:10001"
+    assert config["ExposedPorts"] == {"8082/tcp": {}}
+    assert "HOME=/" in config["Env"], "its client asks for one"
+    with pytest.raises(BadDockerfile, match="no stage other"):
+        settings((ROOT / "Dockerfile").read_text(), "other")
 
 
 def test_what_it_cannot_follow_is_refused():
