@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import kopf
 from aiohttp import web
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -25,9 +22,9 @@ from chatcluster_operator.cache import Cache
 from chatcluster_operator.connection import connected
 from chatcluster_operator.definition import known
 from chatcluster_operator.exposition import CONTENT_TYPE, Exposition
-from chatcluster_operator.handlers import registry_for
+from chatcluster_operator.handlers import watched
 from chatcluster_operator.health import Lag, ailment
-from chatcluster_operator.kube import Kube, backoff
+from chatcluster_operator.kube import Kube
 from chatcluster_operator.logs import write_logs
 from chatcluster_operator.measuring import pods
 from chatcluster_operator.metrics import Metrics
@@ -95,7 +92,7 @@ async def operate(options: argparse.Namespace) -> int:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(watches.run())
                     group.create_task(reconciler.run())
-                    group.create_task(_kopf(reconciler, options.namespace, stop))
+                    group.create_task(watched(reconciler, options.namespace))
             except Exception:
                 log.exception("the leader failed")
             finally:
@@ -135,25 +132,6 @@ async def operate(options: argparse.Namespace) -> int:
         return 0
     log.error("%s does not lead any more: ending", options.identity)
     return EXIT_LOST
-
-
-async def _kopf(reconciler: Reconciler, namespaces: list[str], stop: asyncio.Event) -> None:
-    """For ever: what kopf takes for fatal, such as an error within a watch, is a reason to begin anew."""
-    for attempt in itertools.count():
-        began = time.monotonic()
-        try:
-            await kopf.operator(
-                registry=registry_for(reconciler),
-                standalone=True,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-                stop_flag=asyncio.Event(),
-            )
-            stop.set()  # it takes the signals, and ends of its own only by one
-            return
-        except Exception as error:
-            log.error("kopf failed, and is begun anew: %r", error)
-        await asyncio.sleep(backoff(0 if time.monotonic() - began > 60 else attempt))
 
 
 @asynccontextmanager

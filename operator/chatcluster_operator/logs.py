@@ -32,3 +32,5 @@ def write_logs(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # That it takes no signals, where it is not to.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
