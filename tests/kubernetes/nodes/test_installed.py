@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import helming
-from clusters import changed, secret
+from clusters import changed, cluster, secret
 from conversing import (
     KEY,
     NAMESPACE,
@@ -61,7 +61,7 @@ class Releases:
         self.do(verb, NAME, *waits, values={"image": {"tag": tag}, "leaseName": NAME})
 
     def main(self, verb, wanted):
-        self.do(verb, "main", namespace=NAMESPACE, values={"spec": wanted})
+        self.do(verb, "main", namespace=NAMESPACE, values={"spec": cluster(NAMESPACE, **wanted)["spec"]})
 
 
 CHART_OF = {"main": "chatcluster", NAME: "chatcluster-operator"}
