@@ -20,6 +20,8 @@ RATE = 25.0
 """Sends per second of all users together."""
 NEWEST = 2_000
 """Messages of a channel that a client surely remembers: the window of its state is 8,192 ids of all channels."""
+SLOW = 20.0
+"""Seconds after which whoever reads the output is told who still waits, and for what."""
 
 
 class Talk:
@@ -89,6 +91,7 @@ async def talking(
             await running
             acked = [await send for send in talk.sends]
             assert len(acked) == len(talk.sends)
+            telling = asyncio.create_task(_told_late(talk, clients))
             try:
                 # What died between bus and log is withdrawn after A and the clock's bound.
                 async with asyncio.timeout(100):
@@ -97,6 +100,8 @@ async def talking(
                             await quiet(clients[user], channel)
             except TimeoutError:
                 raise AssertionError(await unquiet(talk, clients)) from None
+            finally:
+                telling.cancel()
             for channel, members in talk.channels.items():
                 for user in members:
                     observers[user].final(channel, await whole(clients[user], channel))
@@ -147,6 +152,11 @@ async def quiet(client: Client, channel: str) -> None:
     state = client._engine.state
     while len(state.pending) or not all(message in state._told for message in wanted):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
+
+
+async def _told_late(talk: Talk, clients: dict[str, Client]) -> None:
+    await asyncio.sleep(SLOW)
+    print(f"\nafter {SLOW:g} s still not quiet, {await unquiet(talk, clients)}")
 
 
 async def unquiet(talk: Talk, clients: dict[str, Client]) -> str:
