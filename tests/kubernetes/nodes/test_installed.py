@@ -126,7 +126,7 @@ async def test_operators_come_and_go_and_nobody_notices(plane, platform, release
         assert tags == {"1.1.0"}
 
         first = leader(plane)
-        async with talk.during("the leader killed"):
+        async with talk.during("the leader's pod deleted by force"):
             kill = ("-n", SYSTEM, "delete", "pod", first, "--grace-period=0", "--force")
             await asyncio.to_thread(plane.kubectl, *kill)
             wanted = changed(spec(platform), "router.replicas", 3)
