@@ -178,6 +178,31 @@ def test_a_silently_eaten_last_entry_is_found_within_a_minute(jump, open_world):
     jump(main())
 
 
+def test_a_topic_that_moves_is_proven_by_its_entries_alone(jump, open_world):
+    """And what was eaten before one of them is found by it."""
+
+    async def main():
+        async with open_world() as world:
+            alice = await world.connect("alice")
+            said = []
+            world.store.reads.clear()
+            for _ in range(20):
+                said.append(world.say())
+                await world.durable(said[-1], "alice")
+                await asyncio.sleep(10)
+            assert world.store.reads == []
+            said.append(world.say())
+            await world.durable(said[-1], "alice", tail=False)
+            await asyncio.sleep(10)
+            assert alice.ids() == [one.id for one in said[:-1]]
+            said.append(world.say())
+            await world.durable(said[-1], "alice")
+            assert await world.until(lambda: said[-1].id in alice.ids(), 6) <= 5
+            assert alice.ids() == [one.id for one in said]
+
+    jump(main())
+
+
 def test_idle_inboxes_without_a_tail_cost_few_reads(jump, open_world):
     async def main():
         async with open_world() as world:

@@ -123,6 +123,8 @@ class Prover:
         if topic.cursor != cursor:
             self._hub.pending -= held - len(topic.pending or ())
             self.touch(topic)
+            # What a fail-over ate before this entry would have left a hole; what it eats after it is due a look.
+            self.looked(topic, self._clock.monotonic())
 
     def _flush(self, topic: Topic, wires: list[Wire]) -> None:
         if wires:
@@ -210,7 +212,10 @@ class Prover:
             await asyncio.gather(*(self._catch_up(topic) for topic in behind))
 
     def looked(self, topic: Topic, now: float) -> None:
-        """Its newest row was read just now. The next look is spread over half of the interval."""
+        """Nothing that is stored was missing just now: its newest row was read, or an entry continued what is known.
+
+        The next look at its newest row is spread over half of the interval.
+        """
         topic.newest_at = now + self._settings.newest_interval * (0.5 + 0.5 * topic.slot / SLOTS)
 
     def _trust(self, topic: Topic, now: float) -> None:

@@ -38,7 +38,8 @@ class SessionSettings(msgspec.Struct, frozen=True):
     """The same for all others: what the bus lost without saying so arrives within it (promise 9)."""
 
     newest_interval: float = 60.0
-    """Between two looks at a topic's newest row in the store: a fail-over may have eaten the tail's last entry."""
+    """From a topic's last entry, or look at its newest row in the store, to the next look: a fail-over may have eaten
+    the tail's last entry. Of a topic that moves, the next entry tells."""
 
     active_time: float = 10.0
     """A topic counts as active this long after its last entry."""
