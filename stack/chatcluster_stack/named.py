@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from chatcluster_stack import ports
+from chatcluster_stack.partitions import Partitions, partitions
 from chatcluster_stack.platform import PORTS, Platform, Roles, unlimited, why_not
 from chatcluster_stack.processes import Group, Node, together
 from chatcluster_stack.servers import group, run_folder
@@ -77,6 +78,19 @@ class Stack:
         if self._platform is None:
             raise Unknown(f"stack {self.name!r} has servers alone")
         return self._platform
+
+    def targets(self) -> dict[str, str]:
+        """Where every process listens to which others connect, by name; of a Redis Cluster and sentinels none."""
+        found: dict[str, str] = {}
+        for kind, servers in self.servers.items():
+            if kind.rstrip("23") in ("redis", "kafka", "cassandra"):
+                found |= dict(zip(servers.nodes, servers.address.split(","), strict=True))
+        if self.record.roles is not None:
+            roles = self.record.roles
+            found |= {
+                name: roles.listen(name) for role in ("router", "presence", "gateway") for name in roles.names(role)
+            }
+        return found
 
     # -- the platform, for tests ------------------------------------------------------------------------
 
@@ -168,3 +182,18 @@ def platform(
     finally:
         stack.stop(wipe=True)
         shutil.rmtree(run_folder(name), ignore_errors=True)
+
+
+@contextmanager
+def partitioned(
+    name: str, kinds: Sequence[str] = USUAL, *, settings: Mapping[str, str] | None = None, **roles: Any
+) -> Iterator[tuple[Stack, Partitions]]:
+    """The same with a proxy before each process that others connect to: ``partitions.cut("router-1")``."""
+    first_port = ports.block(range(STEP * len(kinds) + PORTS), first=12_000, step=200)
+    asked = Roles(base=first_port + STEP * len(kinds), **roles)
+    where = Stack.described(name, kinds, first_port=first_port, roles=asked).targets()
+    with (
+        partitions(where) as between,
+        platform(name, kinds, first_port=first_port, settings=settings, via=between.via, **roles) as stack,
+    ):
+        yield stack, between

@@ -42,7 +42,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     own: dict[str, dict[str, str]] = {}
     """The same for one process (``gateway-1``) or one role (``gateway``); the process's goes before the role's."""
     via: dict[str, str] = {}
-    """Server (``redis-1``) to the ``host:port`` that all are told instead: a proxy's."""
+    """Process (``redis-1``, ``router-2``) to the ``host:port`` that all others are told instead: a proxy's."""
     demo: bool = True
     """Whether gateway-1 has the demo's users."""
 
@@ -53,6 +53,10 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     def listen(self, name: str) -> str:
         """Where a gateway listens for clients, a router or presence for links."""
         return self._address(_LISTEN, name)
+
+    def told(self, name: str) -> str:
+        """Where others are told that it listens."""
+        return self.via.get(name, self.listen(name))
 
     def management(self, name: str) -> str:
         """Probes, metrics and, of routers, the server API."""
@@ -92,7 +96,7 @@ class Platform(Group):
     @property
     def urls(self) -> list[str]:
         """Of the gateways' sockets."""
-        return [f"ws://{self.roles.listen(name)}" for name in self.roles.names("gateway")]
+        return [f"ws://{self.roles.told(name)}" for name in self.roles.names("gateway")]
 
     @property
     def page(self) -> str:
@@ -207,8 +211,8 @@ class Platform(Group):
                 "port": int(cassandra[0].rpartition(":")[2]),
                 "replication_factor": 3 if len(cassandra) >= 3 else 1,
             },
-            "routers": {"addresses": [roles.listen(name) for name in roles.names("router")], "secret_file": link},
-            "presences": {"addresses": [roles.listen(name) for name in roles.names("presence")], "secret_file": link},
+            "routers": {"addresses": [roles.told(name) for name in roles.names("router")], "secret_file": link},
+            "presences": {"addresses": [roles.told(name) for name in roles.names("presence")], "secret_file": link},
             "link": {"secret_file": link, "leaving": 8.0},
             # Leaving takes seconds here, not a minute: no balancer has to notice, and few are connected.
             "gateway": {"drain_propagation": 0.5, "drain_notice": 0.5, "drain_deadline": 8.0},

@@ -42,6 +42,8 @@ class Proxy:
         self.port = 0
         self.passed = 0
         """Bytes carried so far, both ways."""
+        self.lost = 0
+        """Bytes swallowed so far, both ways."""
         self._target = target
         self._streams: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
@@ -96,6 +98,7 @@ class Proxy:
             if pause:
                 await asyncio.sleep(pause)
             if self.faults.swallow:
+                self.lost += len(data)
                 continue
             if answers and faults.cut_after is not None and passed + len(data) > faults.cut_after:
                 writer.write(data[: max(0, faults.cut_after - passed)])
