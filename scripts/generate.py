@@ -1,7 +1,7 @@
 """Generates what is derived from the code: the protocol's JSON Schema, the server API's OpenAPI description, the
 
 reference of all settings, the definition of ChatCluster, what of charts and manifests is derived, and rules and
-dashboards for whoever has no operator.
+dashboards for whoever has no operator (the operator's own rules for its chart, too).
 
 ``python scripts/generate.py`` writes them into ``docs/``, ``crds/``, ``helm/``, ``deploy/`` and ``monitoring/``; with
 ``--check`` it writes nothing and fails on drift.
@@ -108,6 +108,7 @@ def _rules(groups: list[dict[str, Any]]) -> str:
 def main() -> int:
     check = "--check" in sys.argv[1:]
     drift = False
+    operator_rules = _rules(monitoring.operator_rules())
     documents = {
         "docs/protocol.schema.json": json.dumps(protocol_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/openapi.json": json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n",
@@ -115,7 +116,8 @@ def main() -> int:
         "crds/chatclusters.yaml": "# Generated from operator/chatcluster_operator/spec.py by `make docs`.\n"
         + yaml.safe_dump(crd(), sort_keys=False, width=120),
         "monitoring/platform-rules.yaml": _rules(monitoring.platform_rules()),
-        "monitoring/operator-rules.yaml": _rules(monitoring.operator_rules()),
+        "monitoring/operator-rules.yaml": operator_rules,
+        "helm/chatcluster-operator/files/operator-rules.yaml": operator_rules,
         **{
             f"monitoring/{name}-dashboard.json": json.dumps(board, indent=1, ensure_ascii=False) + "\n"
             for name, board in monitoring.dashboards().items()

@@ -1,10 +1,13 @@
 """The CustomResourceDefinition of ChatCluster, generated from ``spec`` and ``status``: structural schema and CEL.
 
+Descriptions are the docstrings of models and of their fields, for ``kubectl explain``.
+
 Pure. ``scripts/generate.py`` writes it to ``crds/``; the checks fail when the file and the models differ.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -76,7 +79,7 @@ def _whole() -> dict[str, Any]:
             "kind": {"type": "string"},
             # Children are named after it, and their names are labels: 63 characters in all.
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 40}}},
-            "spec": schema_of(Spec),
+            "spec": _with_defaults(schema_of(Spec)),
             "status": schema_of(Status),
         },
     }
@@ -88,10 +91,24 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     return _structural(raw, raw.get("$defs", {}))
 
 
+def _with_defaults(node: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of single values in their descriptions, as ``kubectl explain`` does not show them."""
+    found = dict(node)
+    if not isinstance(node.get("default", {}), dict):
+        found["description"] = f"{node['description']} Default: {json.dumps(node['default'])}."
+    if "properties" in node:
+        found["properties"] = {name: _with_defaults(one) for name, one in node["properties"].items()}
+    if "items" in node:
+        found["items"] = _with_defaults(node["items"])
+    return found
+
+
 def _structural(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
         found = defs[node["$ref"].rpartition("/")[2]]
         node = {**found, **{key: value for key, value in node.items() if key != "$ref"}}
+    if "description" in node:  # a docstring: of several lines, in the house's markup
+        node = {**node, "description": " ".join(node["description"].replace("``", "").split())}
     if "anyOf" in node:  # X or nothing: a field that may be left out
         [real] = [one for one in node["anyOf"] if one.get("type") != "null"]
         rest = {key: value for key, value in node.items() if key not in ("anyOf", "default")}

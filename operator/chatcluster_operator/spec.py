@@ -11,51 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from chatcluster_operator import group
-from chatcluster_operator.fields import Model, rule, rules
+from chatcluster_operator.dependencies import Dependencies
+from chatcluster_operator.fields import DnsName, Model, Quantity, SecretKey, SecretName, rule, rules
 from chatcluster_operator.observability import Observability
 
 GROUP, VERSION, PLURAL, KIND = group.GROUP, group.VERSION, group.PLURAL, group.KIND
-
-DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Key = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-HostPort = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9\[\]:]+:[0-9]{1,5}$", max_length=300)]
-Host = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9:]+$", max_length=253)]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=30)]
-
-
-class SecretKey(Model):
-    """One entry of a Secret in the ChatCluster's namespace. Mounted, never read."""
-
-    name: DnsName
-    key: Key
-
-
-class SecretName(Model):
-    """A Secret in the ChatCluster's namespace."""
-
-    name: DnsName
-
-
-class Tls(Model):
-    """TLS to a dependency. Certificates are PEM entries of Secrets."""
-
-    ca_secret_ref: SecretKey | None = Field(None, description="Authorities believed.")
-    cert_secret_ref: SecretName | None = Field(
-        None, description="Our certificate, where the servers ask for one: a Secret of type kubernetes.io/tls."
-    )
-    verify_names: bool = Field(True, description="Whether a certificate must name the address that we connect to.")
-
-
-_AUTHORITY = rule(
-    "!has(self.tls) || has(self.tls.caSecretRef)", "tls needs caSecretRef: whose certificates are believed"
-)
 
 
 # -- who may connect ----------------------------------------------------------------------------------------------
 
 
 class Jwks(Model):
+    """A key set (RFC 7517) with the keys that sign users' tokens: RS256, ES256, EdDSA."""
+
     url: Annotated[str, Field(pattern=r"^https://[^\s]+$", max_length=2000)]
+    """Where it is; https. Read again every 5 minutes, and when a token names an unknown key."""
 
 
 class Auth(Model):
@@ -70,18 +40,23 @@ class Auth(Model):
         )
     )
     jwks: Jwks | None = None
-    secret_ref: SecretKey | None = Field(None, description="Hexadecimal text of at least 32 bytes.")
+    """A key set with the keys that sign users' tokens: RS256, ES256, EdDSA. Instead of secretRef."""
+    secret_ref: SecretKey | None = None
+    """The secret that signs users' tokens (HS256): hexadecimal text of at least 32 bytes. Instead of jwks."""
     audience: Annotated[str, Field(max_length=500)] | None = None
+    """The aud that tokens must name. Not set: not checked."""
     issuer: Annotated[str, Field(max_length=500)] | None = None
-    allowed_origins: list[Annotated[str, Field(max_length=300)]] | None = Field(
-        None, max_length=100, description="Origins of web pages that may connect, compared whole. Not set: any."
-    )
+    """The iss that tokens must have, exactly. Not set: not checked."""
+    allowed_origins: list[Annotated[str, Field(max_length=300)]] | None = Field(None, max_length=100)
+    """Origins of web pages that may connect, compared whole: https://app.example. Not set: any. Clients without an
+    Origin header, which browsers always send, may connect."""
 
 
 class Api(Model):
     """The server API, on the routers' management port."""
 
-    keys_secret_ref: SecretKey | None = Field(None, description="Its keys. Not set: the API is not served.")
+    keys_secret_ref: SecretKey | None = None
+    """Its keys, as TOML: tables [[keys]], or one key alone. Not set: the API is not served."""
 
 
 class Routing(Model):
@@ -92,164 +67,54 @@ class Routing(Model):
             rule("self.hysteresis < self.inboxFanoutLimit", "hysteresis must be below inboxFanoutLimit")
         )
     )
-    inbox_fanout_limit: int = Field(
-        500, ge=2, le=5000, description="Members from which a channel has its own timeline."
-    )
-    hysteresis: int = Field(100, ge=0, le=4999, description="It goes back when it falls this far below the limit.")
-
-
-# -- what it stands on ----------------------------------------------------------------------------------------------
-
-
-class Redis(Model):
-    """Redis for bus, tails and caches. Every key may be lost."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("self.mode == 'sharded' || !has(self.sentinels)", "sentinels go with mode sharded"),
-            rule(
-                "has(self.sentinels) || self.endpoints.all(e, e.matches('^.+:[0-9]{1,5}$'))",
-                "endpoints are host:port (names of masters only with sentinels)",
-            ),
-        )
-    )
-    mode: Literal["sharded", "cluster"] = Field(
-        "sharded", description="sharded: separate nodes, chosen by the clients; cluster: Redis Cluster."
-    )
-    endpoints: list[Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9\[\]:]+$", max_length=300)]] = Field(
-        min_length=1, max_length=64, description="host:port of each node; with sentinels: names of masters."
-    )
-    sentinels: list[HostPort] | None = Field(None, min_length=1, max_length=16)
-    username: Annotated[str, Field(max_length=200)] | None = None
-    password_secret_ref: SecretKey | None = None
-    sentinel_password_secret_ref: SecretKey | None = None
-    tls: Tls | None = None
-    prefix: Annotated[str, Field(pattern=r"^[-._:a-zA-Z0-9]+$", max_length=64)] | None = Field(
-        None, description="Before every key and topic; by default the namespace and name of the ChatCluster."
-    )
-
-
-class Topic(Model):
-    """A topic's size, for the life of the topic: a partition more would move keys."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("self.partitions == oldSelf.partitions", "partitions are fixed for the life of the topic")
-        )
-    )
-    partitions: int = Field(64, ge=1, le=10_000)
-
-
-class Topics(Model):
-    messages: Topic = Topic()
-    inbox: Topic = Topic()
-
-
-class Sasl(Model):
-    """Login at the brokers."""
-
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    username: Annotated[str, Field(min_length=1, max_length=200)]
-    password_secret_ref: SecretKey
-
-
-class Kafka(Model):
-    """Kafka: the log, which is the truth."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "self.minInsyncReplicas <= self.replicationFactor",
-                "minInsyncReplicas must not exceed replicationFactor, else no record is ever durable",
-            ),
-            _AUTHORITY,
-            rule("self.topicPrefix == oldSelf.topicPrefix", "topicPrefix names the log and cannot be changed"),
-        )
-    )
-    bootstrap_servers: list[HostPort] = Field(min_length=1, max_length=64)
-    topic_prefix: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=100)] = "chatcluster."
-    topics: Topics = Topics()
-    replication_factor: int = Field(3, ge=1, le=15)
-    min_insync_replicas: int = Field(2, ge=1, le=15)
-    sasl: Sasl | None = None
-    tls: Tls | None = None
-
-
-class Cassandra(Model):
-    """Cassandra or ScyllaDB: the store."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            _AUTHORITY,
-            rule("self.keyspace == oldSelf.keyspace", "keyspace names the store and cannot be changed"),
-        )
-    )
-    contact_points: list[Host] = Field(min_length=1, max_length=64)
-    port: int = Field(9042, ge=1, le=65535)
-    local_datacenter: Annotated[str, Field(min_length=1, max_length=200)] = "datacenter1"
-    keyspace: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)] = "chatcluster"
-    replication_factor: int = Field(3, ge=1, le=15)
-    username: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    password_secret_ref: SecretKey | None = None
-    tls: Tls | None = None
-
-
-class Embedded(Model):
-    """Everything in one pod, on one volume: for trying it out."""
-
-    storage: Quantity = "10Gi"
-    storage_class_name: DnsName | None = None
-
-
-class Dependencies(Model):
-    """Bring your own Redis, Kafka and Cassandra, or embedded for evaluation."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "has(self.embedded) ? !has(self.redis) && !has(self.kafka) && !has(self.cassandra) : "
-                "has(self.redis) && has(self.kafka) && has(self.cassandra)",
-                "either embedded alone, or redis, kafka and cassandra together",
-            ),
-            rule(
-                "has(self.embedded) == has(oldSelf.embedded)", "embedded cannot be turned on or off: it has other data"
-            ),
-            rule("!has(self.presenceRedis) || has(self.redis)", "presenceRedis goes with redis"),
-        )
-    )
-    redis: Redis | None = None
-    presence_redis: Redis | None = Field(None, description="Presence's own Redis. Not set: redis.")
-    kafka: Kafka | None = None
-    cassandra: Cassandra | None = None
-    embedded: Embedded | None = None
+    inbox_fanout_limit: int = Field(500, ge=2, le=5000)
+    """Members from which a channel has its own timeline."""
+    hysteresis: int = Field(100, ge=0, le=4999)
+    """Members by which a channel must fall below inboxFanoutLimit to go back to the inboxes."""
 
 
 # -- components -----------------------------------------------------------------------------------------------------
 
 
 class Amounts(Model):
+    """CPU and memory, as quantities of Kubernetes."""
+
     cpu: Quantity | None = None
+    """Cores: 500m is half a core."""
     memory: Quantity | None = None
+    """Bytes: 512Mi, 1Gi."""
 
 
 class Resources(Model):
+    """What a pod's container asks for and may take."""
+
     requests: Amounts | None = None
+    """What the scheduler reserves."""
     limits: Amounts | None = None
+    """What it may take at most. A limit of cpu stalls every connection of a process that is throttled."""
 
 
 class Component(Model):
-    """What every component's pods may be given."""
+    """What every component's pods may be given. A change of it rolls the component, and no other."""
 
-    resources: Resources | None = Field(None, description="Not set: what docs/operator.md names for the component.")
+    resources: Resources | None = None
+    """What each pod asks for and may take, whole. Not set, as requests of cpu and memory and limit of memory: gateway
+    and persister 500m, 512Mi, 1Gi; router 500m, 384Mi, 768Mi; presence 250m, 256Mi, 512Mi; no limit of cpu."""
     node_selector: dict[str, str] | None = None
-    tolerations: list[dict[str, Any]] | None = Field(None, max_length=50, description="As in a pod.")
-    affinity: dict[str, Any] | None = Field(None, description="As in a pod.")
-    topology_spread_constraints: list[dict[str, Any]] | None = Field(
-        None, max_length=16, description="As in a pod. Not set: by zone and by host."
-    )
+    """Labels that a node must have, as in a pod."""
+    tolerations: list[dict[str, Any]] | None = Field(None, max_length=50)
+    """Taints of nodes that are tolerated, as in a pod."""
+    affinity: dict[str, Any] | None = None
+    """Nodes and pods that are sought or avoided, as in a pod."""
+    topology_spread_constraints: list[dict[str, Any]] | None = Field(None, max_length=16)
+    """How pods are spread, as in a pod. Not set: evenly by zone and by host, where that can be had."""
     priority_class_name: DnsName | None = None
+    """PriorityClass of the pods. Not set: the cluster's default."""
     pod_labels: dict[str, str] | None = None
+    """Labels of the pods besides the operator's own, which go before them."""
     pod_annotations: dict[str, str] | None = None
+    """Annotations of the pods besides the operator's own, which go before them. Another value of
+    chatcluster.dev/restarted-at restarts the component (kubectl chat restart)."""
 
 
 Replicas = Annotated[int, Field(ge=0, le=10_000)]
@@ -257,7 +122,10 @@ Mode = Literal["none", "hpa", "keda", "builtin"]
 
 
 class ScaleDown(Model):
-    stabilization_seconds: int = Field(600, ge=0, le=3600, description="How long it must be too much before one goes.")
+    """When there are fewer."""
+
+    stabilization_seconds: int = Field(600, ge=0, le=3600)
+    """Seconds for which it must have been too much before one goes."""
 
 
 class Autoscaling(Model):
@@ -270,23 +138,33 @@ class Autoscaling(Model):
         )
     )
     mode: Mode = "none"
+    """none: replicas says how many; builtin: the operator itself, from the metrics of the pods; hpa: a
+    HorizontalPodAutoscaler, which needs an adapter for metrics of pods; keda: a ScaledObject, which needs KEDA."""
     scale_down: ScaleDown = ScaleDown()
-    prometheus_address: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=500)] | None = Field(
-        None, description="Where KEDA asks for the pods' metrics."
-    )
+    """When there are fewer. Of more there is no delay."""
+    prometheus_address: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=500)] | None = None
+    """URL of the Prometheus that KEDA asks for the pods' metrics. Needed for mode keda, and used by no other."""
 
 
 class GatewayAutoscaling(Autoscaling):
     """Gateways follow their connections: CPU is flat for idle sockets."""
 
     min: int = Field(3, ge=1, le=10_000)
+    """The fewest gateways."""
     max: int = Field(200, ge=1, le=10_000)
-    target_connections_percent: int = Field(70, ge=10, le=95, description="Of capacity.connectionsPerPod.")
-    headroom_percent: int = Field(20, ge=0, le=100, description="Pods above what the connections of now need.")
+    """The most gateways."""
+    target_connections_percent: int = Field(70, ge=10, le=95)
+    """Connections that each gateway shall have, in percent of capacity.connectionsPerPod."""
+    headroom_percent: int = Field(20, ge=0, le=100)
+    """Room above what the connections of now need, in percent of them. Mode builtin only."""
 
 
 class Capacity(Model):
+    """What a gateway is able to hold."""
+
     connections_per_pod: int = Field(20_000, ge=1, le=1_000_000)
+    """Connections that a gateway takes; over it new ones are refused with 503. With processes above 1 each process
+    takes as many. A change rolls gateways."""
 
 
 class Drain(Model):
@@ -300,77 +178,129 @@ class Drain(Model):
             )
         )
     )
-    propagation_seconds: int = Field(15, ge=0, le=300, description="Until every balancer knows.")
-    connections_per_second: int = Field(200, ge=1, le=100_000, description="Closes of one gateway.")
-    deadline_seconds: int = Field(900, ge=1, le=7200, description="Over it what is left is closed at once.")
-    max_concurrent: int = Field(1, ge=1, le=100, description="Gateways that drain at the same time, upgrades included.")
+    propagation_seconds: int = Field(15, ge=0, le=300)
+    """Seconds from readiness off until every load balancer knows; then the gateway takes no connection any more. A
+    change rolls gateways."""
+    connections_per_second: int = Field(200, ge=1, le=100_000)
+    """Connections that one gateway closes in a second, so that the others are not stormed. A change rolls gateways."""
+    deadline_seconds: int = Field(900, ge=1, le=7200)
+    """Seconds that a drain may take; over it what is left is closed at once. The pods' grace period is 30 s longer. A
+    change rolls gateways; those of before leave by the numbers with which they were started."""
+    max_concurrent: int = Field(1, ge=1, le=100)
+    """Gateways that drain at the same time, upgrades included. A change rolls nothing."""
 
 
 class Service(Model):
+    """The Service of gateways, port 8080."""
+
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """Type of the Service."""
     annotations: dict[str, str] | None = None
+    """Annotations of the Service, such as those of the cloud's load balancer."""
     load_balancer_class: DnsName | None = None
+    """Which load balancer takes the Service, with type LoadBalancer. Not set: the cluster's default. Kubernetes does
+    not let it change while the type stays."""
 
 
 class Ingress(Model):
+    """An Ingress to the Service of gateways."""
+
     class_name: DnsName | None = None
+    """IngressClass. Not set: the cluster's default."""
     host: DnsName
+    """Host name under which clients connect."""
     tls_secret_name: DnsName | None = None
+    """Name of a Secret of type kubernetes.io/tls with the certificate for host. Not set: no TLS at the Ingress."""
     annotations: dict[str, str] | None = None
+    """Annotations of the Ingress, such as longer timeouts of its controller: WebSockets are quiet for up to 25 s."""
 
 
 class ParentRef(Model):
+    """A Gateway of the Gateway API."""
+
     name: DnsName
+    """Name of the Gateway."""
     namespace: DnsName | None = None
+    """Its namespace. Not set: the ChatCluster's."""
     section_name: DnsName | None = None
+    """Its listener. Not set: all that allow the route."""
 
 
 class GatewayApi(Model):
     """An HTTPRoute to gateways' Service."""
 
     parent_refs: list[ParentRef] = Field(min_length=1, max_length=32)
+    """Gateways of the Gateway API to which the route belongs."""
     hostnames: list[DnsName] | None = Field(None, max_length=16)
+    """Host names under which clients connect. Not set: those of the listeners."""
 
 
 class Exposure(Model):
+    """How clients come in. A change of it rolls nothing."""
+
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule("!(has(self.ingress) && has(self.gatewayAPI))", "ingress and gatewayAPI exclude each other")
         )
     )
     service: Service = Service()
+    """The Service of gateways, port 8080. There always is one."""
     ingress: Ingress | None = None
+    """An Ingress to the Service. Not set: none. Not together with gatewayAPI."""
     gateway_api: GatewayApi | None = Field(None, alias="gatewayAPI")
+    """An HTTPRoute of the Gateway API to the Service. Not set: none. Not together with ingress."""
 
 
 class Gateway(Component):
+    """Gateways hold the clients' connections."""
+
     replicas: Replicas = 3
+    """How many gateways. Fewer are drained, the emptiest first. Mode builtin goes before it; with hpa and keda they
+    write it, through the scale subresource."""
     capacity: Capacity = Capacity()
+    """What a gateway is able to hold."""
     autoscaling: GatewayAutoscaling = GatewayAutoscaling()
+    """Who decides how many gateways there are. A change rolls nothing."""
     drain: Drain = Drain()
+    """How a gateway leaves: readiness off, wait, reconnect hints, closes with 1012 at a pace."""
     exposure: Exposure = Exposure()
-    processes: int = Field(1, ge=1, le=64, description="Processes of one pod that share its port, one per core.")
+    """How clients come in. A change rolls nothing."""
+    processes: int = Field(1, ge=1, le=64)
+    """Processes of one pod that share its port, one per core. A change rolls gateways."""
 
 
 class Router(Component):
+    """Routers take sends and answer requests; they serve the server API, too."""
+
     replicas: Replicas = 3
+    """How many routers. A change rolls nothing."""
 
 
 class PersisterAutoscaling(Autoscaling):
     """Persisters follow the log's lag, up to one per partition."""
 
     min: int = Field(2, ge=1, le=10_000)
+    """The fewest persisters."""
     max: int = Field(16, ge=1, le=10_000)
-    lag_per_replica: int = Field(10_000, ge=1, le=100_000_000, description="Records not yet stored.")
+    """The most persisters; no more than dependencies.kafka.topics.messages.partitions."""
+    lag_per_replica: int = Field(10_000, ge=1, le=100_000_000)
+    """Records of the log not yet stored for which there is one persister."""
 
 
 class Persister(Component):
+    """Persisters bring the log into the store, into inboxes and to push notifications."""
+
     replicas: Replicas = 2
+    """How many persisters. A change rolls nothing. With any autoscaling it does not count once they run."""
     autoscaling: PersisterAutoscaling = PersisterAutoscaling()
+    """Who decides how many persisters there are. A change rolls nothing."""
 
 
 class Presence(Component):
+    """Presence knows who is online."""
+
     replicas: Replicas = 2
+    """How many pods of presence. A change rolls nothing."""
 
 
 # -- around it ------------------------------------------------------------------------------------------------------
@@ -380,26 +310,49 @@ Section = dict[str, Any]
 
 
 class Settings(Model):
-    """Settings by section and key, as in docs/settings.md; they go before what the rest of the spec says."""
+    """Settings by section and key, as in docs/settings.md; they go before what the rest of the spec says.
+
+    A section rolls the components that read it.
+    """
 
     gateway: Section | None = None
+    """Connections: frames, limits, heartbeats. A change rolls gateways."""
     sessions: Section | None = None
+    """Sessions on gateways: resuming, proof, presence. A change rolls gateways."""
     router: Section | None = None
+    """Routers: limits of sends and of requests. A change rolls routers, and gateways, which tell clients of limits."""
     persister: Section | None = None
+    """Persisters. A change rolls persisters."""
     presence: Section | None = None
+    """Presence. A change rolls presence and persisters."""
     push: Section | None = None
+    """Push notifications: the topic and the webhook. A change rolls persisters."""
     redis: Section | None = None
+    """Clients of Redis: timeouts, sizes of caches. A change runs the migration and rolls all components."""
     presence_redis: Section | None = None
+    """Clients of presence's own Redis; of no effect without dependencies.presenceRedis. A change rolls all
+    components."""
     kafka: Section | None = None
+    """Clients of Kafka, and retention of topics that are made. A change runs the migration and rolls persisters and
+    routers."""
     cassandra: Section | None = None
+    """Clients of Cassandra. A change runs the migration and rolls persisters, routers and gateways."""
     routers: Section | None = None
+    """Gateways' links to routers. A change rolls gateways."""
     presences: Section | None = None
+    """Gateways' links to presence. A change rolls gateways."""
     link: Section | None = None
+    """The other end of gateways' links. A change rolls routers and presence."""
     logging: Section | None = None
+    """level and format of logs. A change runs the migration and rolls all components."""
 
 
 class NetworkPolicy(Model):
+    """Which flows are allowed."""
+
     enabled: bool = True
+    """Whether each component has a NetworkPolicy: in, what clients, Prometheus and gateways need; out, DNS and the
+    ports of what it stands on. Needs a network that enforces them."""
 
 
 class Spec(Model):
@@ -416,22 +369,43 @@ class Spec(Model):
         )
     )
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+([-+][-+.a-zA-Z0-9]+)?$", max_length=64)] | None = (
-        Field(None, description="Of the platform. Upgrades and downgrades go in order (docs/operator.md).")
+        None
     )
-    image: Annotated[str, Field(pattern=r"^[^\s]+$", max_length=500)] | None = Field(
-        None, description="Instead of the image of this version: registry/name@sha256:..."
-    )
+    """Version of the platform. A change runs the migration, then rolls persisters, routers, presence and gateways, one
+    after the other; the other way round when it goes down. version or image is needed."""
+    image: Annotated[str, Field(pattern=r"^[^\s]+$", max_length=500)] | None = None
+    """Image instead of the one of version: registry/name@sha256:... A change runs the migration and rolls all
+    components. Where version is set, change it as well: the order of a roll-out goes by it."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the kubelet asks the registry for the image. With Always no pod starts while the registry is away. A change
+    runs the migration and rolls all components."""
     image_pull_secrets: list[SecretName] | None = Field(None, max_length=16)
+    """Secrets of type kubernetes.io/dockerconfigjson by which the image is pulled. A change runs the migration
+    and rolls all components."""
     auth: Auth
+    """How users' tokens are verified: by a key set or by one secret. A change rolls gateways."""
     api: Api = Api()
+    """The server API, for the product's back end. A change rolls routers."""
     routing: Routing = Routing()
+    """From how many members on a channel has a timeline of its own. A change rolls persisters and routers."""
     dependencies: Dependencies
+    """What it stands on: Redis, Kafka and Cassandra that you bring, or embedded for trying it out."""
     gateway: Gateway = Gateway()
+    """Gateways: they hold the clients' connections. A change of their pods replaces them one by one or by
+    drain.maxConcurrent: first the successor, then the drain. With dependencies.embedded what is said of pods is said of
+    its one pod."""
     router: Router = Router()
+    """Routers: they take sends, append them to the log and answer requests. A change of their pods rolls them alone."""
     persister: Persister = Persister()
+    """Persisters: they bring the log into the store and into inboxes. A change of their pods rolls them alone."""
     presence: Presence = Presence()
-    settings: Settings = Field(Settings(), description="Further settings of the roles (docs/settings.md).")
+    """Presence: it knows who is online. A change of its pods rolls it alone."""
+    settings: Settings = Settings()
+    """Further settings of the roles, by section and key (docs/settings.md); they go before what the rest of the spec
+    says. A change rolls the components that read the section."""
     network_policy: NetworkPolicy = NetworkPolicy()
+    """Which flows are allowed between pods. A change rolls nothing."""
     observability: Observability = Observability()
-    paused: bool = Field(False, description="The operator writes nothing but the status.")
+    """What is made for the Prometheus operator and for Grafana. A change rolls nothing."""
+    paused: bool = False
+    """While true the operator writes nothing but the status; what runs goes on, and changes of the spec wait."""

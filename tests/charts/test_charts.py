@@ -12,6 +12,7 @@ from chatcluster import __version__
 from chatcluster_operator.__main__ import arguments
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, TABLE, rules
+from chatcluster_operator.render.observability.monitoring import operator_rules
 from chatcluster_operator.spec import Spec
 from clusters import SPEC, changed
 from helming import CHARTS, KUBERNETES, VERSIONS, Refused, run, templated
@@ -130,6 +131,7 @@ VALUES = [
     {"networkPolicy": {"enabled": False}},
     {"networkPolicy": {"apiServerPorts": [16443], "metricsFrom": [{"podSelector": {"matchLabels": {"a": "b"}}}]}},
     {"podMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}}},
+    {"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}, "nameOverride": "chat"},
     {"global": {"anything": 1}},
 ]
 
@@ -180,6 +182,18 @@ def test_what_is_rendered_holds_together(values, tmp_path):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["port"] in ports
     assert not any("managed-by" in key and value == OPERATOR for one in objects for key, value in _labels(one))
+
+
+@pytest.mark.parametrize("helm", VERSIONS)
+def test_the_operators_alerts_are_those_of_the_file_and_only_where_they_are_wanted(helm):
+    assert of(templated(OPERATOR, helm=helm), "PrometheusRule") == []
+    asked = {"enabled": True, "labels": {"release": "prometheus"}}
+    [found] = of(templated(OPERATOR, {"prometheusRule": asked}, helm=helm), "PrometheusRule")
+    assert found["spec"] == {"groups": operator_rules()}
+    assert found["spec"] == yaml.safe_load((ROOT / "monitoring/operator-rules.yaml").read_text())
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+    assert (found["metadata"]["namespace"], found["metadata"]["name"]) == ("chatcluster-system", OPERATOR)
+    assert "{{ $labels.pod }}" in str(found["spec"]), "templates of Prometheus are none of Helm's"
 
 
 def _labels(thing):
@@ -239,6 +253,9 @@ REFUSED = [
     ({"networkPolicy": {"apiServerPorts": []}}, "minItems"),
     ({"networkPolicy": {"apiServerPorts": [70000]}}, "maximum"),
     ({"podMonitor": {"interval": "often"}}, "does not match pattern"),
+    ({"prometheusRule": {"enable": True}}, "'enable' not allowed"),
+    ({"prometheusRule": {"labels": {"release": 1}}}, "got number, want string"),
+    ({"prometheusRule": {"labels": {"app.kubernetes.io/name": "mine"}}}, "propertyName"),
     ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "propertyName"),
     ({"podAnnotations": {"a": 1}}, "got number, want string"),
     ({"imagePullSecrets": ["login"]}, "got string, want object"),

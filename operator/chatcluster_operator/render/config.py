@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatcluster_operator.dependencies import Cassandra, Kafka, Redis, Tls
+from chatcluster_operator.fields import SecretKey
 from chatcluster_operator.names import LINK, Cluster, Component, hash_of
-from chatcluster_operator.spec import Cassandra, Kafka, Redis, SecretKey, Spec, Tls
+from chatcluster_operator.spec import Spec
 
 FOLDER = "/etc/chatcluster"
 """Where the settings are mounted, as ``config.toml``."""
