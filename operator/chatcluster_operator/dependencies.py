@@ -143,7 +143,7 @@ class Cassandra(Model):
     """The datacenter whose nodes are asked: reads and writes wait for its quorum (LOCAL_QUORUM) and for no other's."""
     keyspace: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)] = "chatcluster"
     """Keyspace of all tables; the migration makes it where it is not there. Cannot be changed."""
-    replication_factor: int = Field(3, ge=1, le=15)
+    replication_factor: int = Field(3, ge=1, le=9)
     """Copies of each row in the local datacenter, of a keyspace that the migration makes; it fails where a keyspace
     that is there has fewer. With 3 one node may be lost; 1 is for trying out."""
     username: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -157,10 +157,23 @@ class Cassandra(Model):
 class Embedded(Model):
     """Everything in one pod, on one volume: for trying it out."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.storage == oldSelf.storage",
+                "storage is the size with which the volume is made: enlarge its claim itself",
+            ),
+            rule(
+                "has(self.storageClassName) == has(oldSelf.storageClassName) && "
+                "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+                "storageClassName is that of the volume and cannot be changed",
+            ),
+        )
+    )
     storage: Quantity = "10Gi"
-    """Size of the volume. It counts when the volume is made; enlarge the claim itself later."""
+    """Size of the volume. Cannot be changed: enlarge the claim itself later."""
     storage_class_name: DnsName | None = None
-    """StorageClass of the volume. Not set: the cluster's default. It counts when the volume is made."""
+    """StorageClass of the volume. Not set: the cluster's default. Cannot be changed."""
 
 
 class Dependencies(Model):

@@ -18,6 +18,8 @@ MANAGER = "chatcluster-operator"
 
 REVISION = f"{GROUP}/revision"
 """Label of a gateway's Deployment and its pods: the hash of the pod template."""
+TEMPLATE = f"{GROUP}/template"
+"""Annotation of another component's Deployment: the hash of the pod template that it was last given."""
 CONFIG_HASH = f"{GROUP}/config-hash"
 SECRETS_HASH = f"{GROUP}/secrets-hash"
 VERSION = f"{GROUP}/version"

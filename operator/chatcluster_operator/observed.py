@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chatcluster_operator.group import DRAIN
-from chatcluster_operator.names import COST, MANAGER, REVISION, VERSION
+from chatcluster_operator.names import COST, MANAGER, REVISION, TEMPLATE, VERSION
 
 Object = Mapping[str, Any]
 
@@ -77,6 +77,9 @@ class Workload:
     annotations: Mapping[str, str]
     version: str
     revision: str
+    """Of a gateway's Deployment: which."""
+    template: str = ""
+    """Of another's: the hash of its pod template, as it was rendered."""
     config: str = ""
     """The ConfigMap that its pods mount."""
     scaled: bool = False
@@ -106,6 +109,7 @@ class Workload:
             annotations=spec["template"]["metadata"].get("annotations") or {},
             version=(head.get("annotations") or {}).get(VERSION, ""),
             revision=(head.get("labels") or {}).get(REVISION, ""),
+            template=(head.get("annotations") or {}).get(TEMPLATE, ""),
             config=_config(spec["template"]),
             scaled=any(
                 "f:replicas" in (one.get("fieldsV1") or {}).get("f:spec", {})

@@ -195,11 +195,11 @@ def _running(cluster: Cluster, observed: Observed, component: Component) -> list
 def _differs(pods: Object, running: Sequence[Workload]) -> bool:
     wanted = pods["metadata"]["annotations"]
     revision = revision_of(pods)
+    # Where an earlier operator noted no hash, what causes roll-outs tells.
     return any(
-        one.revision != revision
-        if one.revision
-        else any(one.annotations.get(key) != wanted.get(key) for key in _CAUSES)
+        known != revision if known else any(one.annotations.get(key) != wanted.get(key) for key in _CAUSES)
         for one in running
+        for known in (one.revision or one.template,)
     )
 
 

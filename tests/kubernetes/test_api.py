@@ -119,6 +119,24 @@ def test_embedded_stands_alone(plane, namespace):
     refused(plane, namespace, SPEC, "embedded cannot be turned on or off", "main")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"storage": "6Gi"}, "enlarge its claim itself"),
+        ({"storageClassName": "slow"}, "storageClassName is that of the volume"),
+        ({"storageClassName": None}, "storageClassName is that of the volume"),
+    ],
+    ids=str,
+)
+def test_the_volume_of_the_embedded_platform_stays(plane, namespace, changes, words):
+    volume = {"storage": "5Gi", "storageClassName": "fast"}
+    spec = changed(SPEC, "dependencies", {"embedded": volume})
+    plane.apply(path_of(namespace), {**cluster(namespace), "spec": spec})
+    other = {key: value for key, value in {**volume, **changes}.items() if value is not None}
+    refused(plane, namespace, changed(SPEC, "dependencies", {"embedded": other}), words, "main")
+    plane.apply(path_of(namespace), {**cluster(namespace), "spec": changed(spec, "router.replicas", 3)})
+
+
 CHANGED = [
     (KEYSPACE, "other", "keyspace names the store and cannot be changed"),
     ("dependencies.kafka.topicPrefix", "other.", "topicPrefix names the log and cannot be changed"),

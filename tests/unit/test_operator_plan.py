@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chatcluster_operator.names import VERSION, Cluster
 from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import plan
-from chatcluster_operator.render.workloads import deployment, gateway, migration, pods_of
+from chatcluster_operator.render.workloads import deployment, gateway, migration, pods_of, revision_of
 from chatcluster_operator.spec import Spec
 from clusters import SPEC, changed
 
@@ -250,6 +250,26 @@ def test_who_scales_says_how_many():
 
     assert persister(scaled=True) is None
     assert persister(scaled=False) == 7, "left out while nobody else says it, it would become 1"
+
+
+def test_another_image_of_the_same_version_waits_for_its_migration_and_its_turn():
+    spec = spec_of("1.0.0", 1, 1)
+    other = Spec.model_validate(changed(spec.model_dump(by_alias=True, exclude_none=True), "image", "registry/chat:b"))
+    seen = up(spec).observed(spec)
+    workloads = dict(seen.workloads)
+    for part in ("persister", "router", "presence"):
+        name, before = f"main-{part}", revision_of(pods_of(CLUSTER, spec, part, seen.secrets))
+        assert before != revision_of(pods_of(CLUSTER, other, part, seen.secrets))
+        workloads[name] = replace(workloads[name], template=before)
+    seen = but(seen, workloads=workloads)
+
+    def deployments(migrations):
+        made = plan(CLUSTER, other, but(seen, migrations=migrations), now=NOW)
+        return [one["metadata"]["name"] for one in made.apply if one["kind"] == "Deployment"]
+
+    assert deployments(seen.migrations) == []
+    job = migration(CLUSTER, other, seen.secrets)["metadata"]["name"]
+    assert deployments({job: Migration(job, True, "")}) == ["main-persister"], "the others wait until it is through"
 
 
 def test_settings_of_who_still_runs_stay():

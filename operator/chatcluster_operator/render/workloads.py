@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatcluster_operator.names import COMPONENTS, REVISION, SECRETS_HASH, VERSION, Cluster, Component, hash_of
+from chatcluster_operator.names import (
+    COMPONENTS,
+    REVISION,
+    SECRETS_HASH,
+    TEMPLATE,
+    VERSION,
+    Cluster,
+    Component,
+    hash_of,
+)
 from chatcluster_operator.render.config import config, config_name
 from chatcluster_operator.render.objects import Object, child
 from chatcluster_operator.render.pods import template, version_of
@@ -76,7 +85,7 @@ def deployment(cluster: Cluster, component: Component, pods: Object, replicas: i
         "apps/v1",
         component,
         component,
-        annotations={VERSION: pods["metadata"]["annotations"][VERSION]},
+        annotations={VERSION: pods["metadata"]["annotations"][VERSION], TEMPLATE: revision_of(pods)},
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 2,
