@@ -381,6 +381,28 @@ def test_who_added_what_another_added_meanwhile_is_answered(play: Any) -> None:
     play(scene)
 
 
+def test_members_without_the_version_that_counts_them_are_no_answer(play: Any) -> None:
+    """A store writes members first, then the version with their number: the limit goes by that number."""
+
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        before, read = await p.store.channel("t", channel), p.store.channel
+
+        async def early(tenant: str, channel: str) -> Any:
+            return before
+
+        p.store.channel = early  # type: ignore[method-assign]
+        adding = asyncio.create_task(added(p, channel, ["cat", "dan"]))
+        await asyncio.sleep(2)
+        assert len(await p.store.memberships("t", channel, ["cat", "dan"])) == 2
+        assert not adding.done()
+        p.store.channel = read  # type: ignore[method-assign]
+        async with asyncio.timeout(1):
+            await adding
+
+    play(scene)
+
+
 def test_a_repeated_addition_to_a_full_channel_is_answered_and_one_more_refused(play: Any) -> None:
     async def scene(p: Platform) -> None:
         channel = await p.group("bob")
@@ -392,6 +414,30 @@ def test_a_repeated_addition_to_a_full_channel_is_answered_and_one_more_refused(
         await p.reply(ChannelAdd(rid(), channel, ["eve"]))
 
     play(scene, max_members=4)
+
+
+def test_additions_on_their_way_count_towards_the_limit_and_an_exact_fit_passes(play: Any) -> None:
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        rounds = held(p.store)
+        first = asyncio.create_task(added(p, channel, [f"a{n}" for n in range(4)]))
+        fits = asyncio.create_task(added(p, channel, [f"b{n}" for n in range(4)]))
+        over = asyncio.create_task(p.refused(ChannelAdd(rid(), channel, ["eve"])))
+        await asyncio.sleep(2)
+        assert not first.done()
+        assert not over.done()  # whether it is one too many is not known before these are stored
+        for _ in range(9):
+            rounds.release()
+        await asyncio.gather(first, fits)
+        assert await over == "too_many"
+        stored = await p.store.channel("t", channel)
+        assert stored is not None
+        assert stored.members == 10
+        for _ in range(2):  # nothing is on its way any more
+            await p.reply(ChannelRemove(rid(), channel, ["a0"]))
+            await added(p, channel, ["a0"])
+
+    play(scene, max_members=10)
 
 
 # -- messages ------------------------------------------------------------------------------------------
