@@ -42,6 +42,7 @@ from chatcluster.core.frames import (
 )
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import INBOX, MESSAGES, channel_timeline, inbox_timeline
+from chatcluster.core.rows import MemberRow
 from chatcluster.core.wire import rfc3339
 from chatcluster.ports import Caller
 from chatcluster.services.persister.service import PersisterService
@@ -306,6 +307,137 @@ def test_system_callers_add_in_bulk_and_the_channel_becomes_large(play: Any) -> 
         assert names == sorted({*users, "ann", "bob"} - {"user0500"})
 
     play(scene)
+
+
+def held(store: SqliteStore) -> asyncio.Semaphore:
+    """Members are written in as many rounds as this is released for."""
+    rounds, write = asyncio.Semaphore(0), store.write
+
+    async def late(rows: Any) -> None:
+        if any(isinstance(row, MemberRow) for row in rows):
+            await rounds.acquire()
+        await write(rows)
+
+    store.write = late  # type: ignore[method-assign]
+    return rounds
+
+
+async def added(p: Platform, channel: str, users: list[str]) -> None:
+    """By the server's side."""
+    await p.reply(ChannelAdd(rid(), channel, users), "robot", system=True)
+
+
+def test_waiting_for_an_import_does_not_ask_for_every_member_again_and_again(play: Any) -> None:
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        asked, memberships = 0, p.store.memberships
+
+        async def counted(tenant: str, channel: str, users: Any, **more: Any) -> Any:
+            nonlocal asked
+            asked += len(users)
+            return await memberships(tenant, channel, users, **more)
+
+        p.store.memberships = counted  # type: ignore[method-assign]
+        rounds = held(p.store)
+        users = [f"user{n:04}" for n in range(1_000)]
+        adding = asyncio.create_task(added(p, channel, users))
+        await asyncio.sleep(5)  # at 250 ms a look
+        assert not adding.done()
+        for _ in users:
+            rounds.release()
+        await adding
+        assert {user for user, one in (await memberships("t", channel, users)).items() if one.role} == set(users)
+        # Who is one already, who the persister asks for as of the position, and one in each look.
+        assert asked < 2_100
+
+    play(scene)
+
+
+def test_who_added_what_another_added_meanwhile_is_answered(play: Any) -> None:
+    """Its last record changes nothing, so no version of the channel ever reaches it."""
+
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        rounds = held(p.store)
+        first = asyncio.create_task(added(p, channel, ["cat"]))
+        await asyncio.sleep(1)  # a round of its own
+        second = asyncio.create_task(added(p, channel, ["dan", "cat"]))
+        await asyncio.sleep(1)
+        assert not first.done()
+        rounds.release()
+        await first
+        await asyncio.sleep(1)
+        assert not second.done()  # the last of its users is a member, the other is not
+        rounds.release()
+        async with asyncio.timeout(2):
+            await second
+        found = await p.store.memberships("t", channel, ["cat", "dan"])
+        stored = await p.store.channel("t", channel)
+        assert stored is not None
+        assert stored.version == max(one.offset for one in found.values())
+        for user in found:
+            await p.send(channel, "hi", user)
+
+    play(scene)
+
+
+def test_members_without_the_version_that_counts_them_are_no_answer(play: Any) -> None:
+    """A store writes members first, then the version with their number: the limit goes by that number."""
+
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        before, read = await p.store.channel("t", channel), p.store.channel
+
+        async def early(tenant: str, channel: str) -> Any:
+            return before
+
+        p.store.channel = early  # type: ignore[method-assign]
+        adding = asyncio.create_task(added(p, channel, ["cat", "dan"]))
+        await asyncio.sleep(2)
+        assert len(await p.store.memberships("t", channel, ["cat", "dan"])) == 2
+        assert not adding.done()
+        p.store.channel = read  # type: ignore[method-assign]
+        async with asyncio.timeout(1):
+            await adding
+
+    play(scene)
+
+
+def test_a_repeated_addition_to_a_full_channel_is_answered_and_one_more_refused(play: Any) -> None:
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        for _ in range(2):
+            await p.reply(ChannelAdd(rid(), channel, ["cat", "dan"]))
+        for more in (["eve"], ["cat", "eve"]):
+            assert await p.refused(ChannelAdd(rid(), channel, more)) == "too_many"
+        await p.reply(ChannelRemove(rid(), channel, ["cat"]))
+        await p.reply(ChannelAdd(rid(), channel, ["eve"]))
+
+    play(scene, max_members=4)
+
+
+def test_additions_on_their_way_count_towards_the_limit_and_an_exact_fit_passes(play: Any) -> None:
+    async def scene(p: Platform) -> None:
+        channel = await p.group("bob")
+        rounds = held(p.store)
+        first = asyncio.create_task(added(p, channel, [f"a{n}" for n in range(4)]))
+        fits = asyncio.create_task(added(p, channel, [f"b{n}" for n in range(4)]))
+        over = asyncio.create_task(p.refused(ChannelAdd(rid(), channel, ["eve"])))
+        await asyncio.sleep(2)
+        assert not first.done()
+        assert not over.done()  # whether it is one too many is not known before these are stored
+        for _ in range(9):
+            rounds.release()
+        await asyncio.gather(first, fits)
+        assert await over == "too_many"
+        stored = await p.store.channel("t", channel)
+        assert stored is not None
+        assert stored.members == 10
+        for _ in range(2):  # nothing is on its way any more
+            await p.reply(ChannelRemove(rid(), channel, ["a0"]))
+            await added(p, channel, ["a0"])
+
+    play(scene, max_members=10)
 
 
 # -- messages ------------------------------------------------------------------------------------------

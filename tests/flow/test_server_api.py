@@ -407,6 +407,60 @@ async def test_a_bulk_call_that_fails_half_way_says_how_far_it_came(api: Api) ->
     assert response.headers["Retry-After"] == "3"
 
 
+class Slow:
+    """A router whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[tuple[ChannelAdd, Callable[[Answer], None]]] = asyncio.Queue()
+
+    def submit(self, caller: Caller, request: ChannelAdd, done: Callable[[Answer], None]) -> None:
+        self.asked.put_nowait((request, done))
+
+    async def take(self, first: str) -> Callable[[], None]:
+        """The next request, whose first user is this one; what answers it."""
+        request, done = await self.asked.get()
+        assert request.users[0] == first
+        return lambda: done(server_api.Reply(request.rid))
+
+    async def idle(self) -> bool:
+        await asyncio.sleep(0.05)
+        return self.asked.empty()
+
+
+USERS = {"users": [f"u{number}" for number in range(5000)]}
+
+
+async def test_of_a_bulk_call_the_first_goes_alone_and_then_two_at_a_time(api: Api) -> None:
+    router = Slow()
+    calling = asyncio.create_task(ask_parts(api, "/channels/c/members", USERS, ApiSettings(), router=router))
+    one = await router.take("u0")
+    assert await router.idle()
+    one()
+    two, three = await router.take("u1000"), await router.take("u2000")
+    assert await router.idle()
+    three()  # nobody promises the order of answers
+    assert await router.idle()
+    two()
+    (await router.take("u3000"))()
+    (await router.take("u4000"))()
+    assert (await calling)[1] == {"channel": "c", "done": 5000}
+
+
+async def test_a_bulk_call_that_fails_is_answered_when_nothing_of_it_is_on_its_way(api: Api) -> None:
+    router = Slow()
+    calling = asyncio.create_task(ask_parts(api, "/channels/c/members", USERS, ApiSettings(), router=router))
+    (await router.take("u0"))()
+    refused, done = await router.asked.get()
+    other = await router.take("u2000")
+    done(ErrorFrame("overloaded", "busy", True, refused.rid))
+    assert await router.idle()
+    assert not calling.done()
+    other()
+    _, body, _ = await calling
+    assert (body["error"]["code"], body["error"]["done"]) == ("overloaded", 1000)
+    assert router.asked.empty()
+
+
 async def test_no_answer_in_time_is_an_unknown_outcome(api: Api) -> None:
     settings = ApiSettings(timeout_s=0.05)
     router = Scripted(lambda caller, request: None)

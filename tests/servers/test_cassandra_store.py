@@ -287,6 +287,58 @@ def test_a_large_channel_is_sliced_and_read_as_one(table_settings):
     asyncio.run(main())
 
 
+def test_many_members_are_asked_for_as_one_by_one(table_settings):
+    """More than one read takes, in all slices; joined, left and joined again; as of each offset."""
+
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            names = [f"u{number:04}" for number in range(450)]
+            for turn, role in ((0, "member"), (1, None), (2, "admin")):
+                some = names[:: turn + 1]
+                rows = [
+                    MemberRow("t", "many", name, 1_000 * turn + at, role, 4_900 if at % 3 else 5_100)
+                    for at, name in enumerate(some)
+                ]
+                await store.write(rows)
+            for at in (None, 100, 1_050, 2_050):
+                alone = [await store.memberships("t", "many", [name], at=at) for name in names]
+                together = await store.memberships("t", "many", [*names, "nobody", *names[:9]], at=at)
+                assert together == {name: one for found in alone for name, one in found.items()}
+                assert len(together) == (101 if at == 100 else 450)
+
+    asyncio.run(main())
+
+
+def test_who_sees_a_switch_as_the_version_finds_the_members_before_it(table_settings):
+    """The offset of a switch is a version too: seen before the members of its round, those would be missed for good."""
+
+    async def main():
+        single = cassandra_tables.changed(table_settings, batch_rows=1)
+        async with (
+            CassandraStore.open(single, clock=Now(), metrics=Metrics()) as writer,
+            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
+        ):
+            send = writer._link.send
+
+            async def late(writes, key):
+                await asyncio.sleep({"member": 0.3, "change": 0.15}.get(writes[0][0], 0.0))
+                await send(writes, key)
+
+            await writer.write([
+                ChannelRow("torn", "s", 1, "group", "n", "amy", 1),
+                *[MemberRow("torn", "s", user, 1, "member", 2) for user in ("amy", "bob")],
+            ])  # fmt: skip
+            writer._link.send = late
+            rows = [MemberRow("torn", "s", "bob", 10, None, 1), RouteRow("torn", "s", 11, "inbox", None)]
+            writing = asyncio.create_task(writer.write(rows))
+            while (await reader.channel("torn", "s")).version < 11:
+                pass
+            assert [one.user for one in await reader.members("torn", "s", after="", limit=9)] == ["amy"]
+            await writing
+
+    asyncio.run(main())
+
+
 def test_who_sees_a_version_finds_its_members(table_settings):
     """A router keeps what it read until the version changes: a channel seen before its members would stay empty."""
 

@@ -8,8 +8,8 @@ from chatcluster.core.frames import Answer, Request
 from chatcluster.ports import Caller, Router
 
 
-async def ask(router: Router, caller: Caller, request: Request) -> Answer:
-    """Submit one request and wait for its one answer."""
+def submitted(router: Router, caller: Caller, request: Request) -> asyncio.Future[Answer]:
+    """Submit one request; its one answer, to be waited for."""
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def done(answer: Answer) -> None:
@@ -17,4 +17,9 @@ async def ask(router: Router, caller: Caller, request: Request) -> Answer:
             answered.set_result(answer)
 
     router.submit(caller, request, done)
-    return await answered
+    return answered
+
+
+async def ask(router: Router, caller: Caller, request: Request) -> Answer:
+    """Submit one request and wait for its one answer."""
+    return await submitted(router, caller, request)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from chatcluster.app import api_models as models
 from chatcluster.app.api_keys import ApiKeys, Grant
 from chatcluster.app.api_routes import PREFIX, ROUTES, Route, openapi
-from chatcluster.app.asking import ask
+from chatcluster.app.asking import ask, submitted
 from chatcluster.core.codes import ErrorCode, Refused
 from chatcluster.core.envelope import Disconnect, Revoke
 from chatcluster.core.frames import (
@@ -57,6 +58,8 @@ SYSTEM_USER = "system"
 """Sender of what is published on nobody's behalf. Give nobody a token for it."""
 CHUNK = 1_000
 """Users of one router request."""
+AHEAD = 2
+"""Router requests of one call at the same time: one is being stored while the next goes into the log."""
 _RID = "api"
 _STATUS: Mapping[ErrorCode, int] = {
     "unauthorized": 401,
@@ -191,17 +194,8 @@ class ServerApi:
         return Call(grant, path, query, body)
 
     async def _ask(self, caller: Caller, request: Request) -> Answer:
-        try:
-            # The same checks that a client's frame passes: lengths, depth and numbers of ``data``.
-            decode_request(JSON, JSON.encode(request))
-        except BadFrame as bad:
-            raise ApiError(bad.error) from None
-        except (OverflowError, RecursionError, ValueError):
-            raise refuse("bad_request", "data has a value that JSON does not know", field="data") from None
-        answer = await ask(self._router, caller, request)
-        if isinstance(answer, ErrorFrame):
-            raise ApiError(answer)
-        return answer
+        _check(request)
+        return _granted(await ask(self._router, caller, request))
 
     # -- channels -----------------------------------------------------------------------------------------
 
@@ -256,16 +250,27 @@ class ServerApi:
         self, call: Call, users: Sequence[str], change: type[ChannelAdd] | type[ChannelRemove]
     ) -> object:
         channel, users = call.path["channel"], list(dict.fromkeys(users))
-        done = 0
-        for start in range(0, len(users), CHUNK):
-            part = users[start : start + CHUNK]
+        left = deque(change(_RID, channel, users[start : start + CHUNK]) for start in range(0, len(users), CHUNK))
+        for request in left:
+            _check(request)
+        asked: deque[tuple[int, asyncio.Future[Answer]]] = deque()
+        # The first goes alone: it may switch the channel's route, and the others go by that.
+        done, most = 0, 1
+        while left or asked:
+            while left and len(asked) < most:
+                request = left.popleft()
+                asked.append((len(request.users), submitted(self._router, call.caller(), request)))
             call.go_on(self._settings.timeout_s)
+            size, answer = asked.popleft()
             try:
-                await self._reply(call.caller(), change(_RID, channel, part))
+                _granted(await answer)
             except ApiError as error:
                 error.done = done
+                # What comes after this call must not meet what is still on its way.
+                if asked:
+                    await asyncio.wait([later for _, later in asked])
                 raise
-            done += len(part)
+            done, most = done + size, AHEAD
         return {"channel": channel, "done": done}
 
     # -- messages -----------------------------------------------------------------------------------------
@@ -313,6 +318,23 @@ class ServerApi:
         answer = await self._ask(caller, request)
         assert isinstance(answer, Reply)
         return answer
+
+
+def _check(request: Request) -> None:
+    """The same checks that a client's frame passes: lengths, depth and numbers of ``data``. Raises ``ApiError``."""
+    try:
+        decode_request(JSON, JSON.encode(request))
+    except BadFrame as bad:
+        raise ApiError(bad.error) from None
+    except (OverflowError, RecursionError, ValueError):
+        raise refuse("bad_request", "data has a value that JSON does not know", field="data") from None
+
+
+def _granted(answer: Answer) -> Answer:
+    """The answer. Raises ``ApiError`` where it is a no."""
+    if isinstance(answer, ErrorFrame):
+        raise ApiError(answer)
+    return answer
 
 
 class Call:

@@ -87,10 +87,17 @@ class ChannelReads:
         """See the port."""
         until = long(MAX if at is None else at)
         partition = tenant.encode(), channel.encode()
+        slices: dict[int, list[bytes]] = {}
+        for user in dict.fromkeys(users):
+            for slice_ in (0, cells.user_slice(user)):
+                slices.setdefault(slice_, []).append(user.encode())
+        # Many users of an import cost a read for each slice and hundred, not two each.
         pages = await together(
-            self._ask("member", partition, slice_, user.encode(), until)
-            for user in dict.fromkeys(users)
-            for slice_ in (0, cells.user_slice(user))
+            self._ask("member", partition, slice_, part[0], until)
+            if len(part) == 1
+            else self._ask("members_of", partition, slice_, in_texts(part), until)
+            for slice_, names in slices.items()
+            for part in chunks(names)
         )
         found: dict[str, Membership] = {}
         for page in pages:

@@ -138,6 +138,8 @@ SELECTS = {
     "members_all": _MEMBER,
     "members_after": f"{_MEMBER} AND user > ? LIMIT ?",
     "member": f"{_MEMBER} AND user = ? AND offset <= ? LIMIT 1",
+    # The first row of each group is the user's newest: rows stand by offset, the highest first.
+    "members_of": f"{_MEMBER} AND user IN ? AND offset <= ? GROUP BY tenant, channel, slice, user",
     "sliced": "SELECT sliced FROM members_by_channel WHERE tenant = ? AND channel = ? AND slice = ? LIMIT 1",
     "channels_of": "SELECT channel, state FROM channels_by_user WHERE tenant = ? AND user = ? AND channel > ? LIMIT ?",
     "verdicts": ("SELECT offset, verdict FROM sends WHERE tenant = ? AND channel = ? AND sender = ? AND client_id = ?"),

@@ -52,11 +52,12 @@ Parts = dict[Partition, list[Write]]
 class Round:
     """The rows of one call, as cells by partition."""
 
-    __slots__ = ("changes", "channels", "index", "parts", "sliced", "timelines")
+    __slots__ = ("changes", "channels", "index", "parts", "routes", "sliced", "timelines")
 
     def __init__(self) -> None:
         self.parts: Parts = {}
-        self.changes: Parts = {}  # after the parts: they say as of which offset the members are
+        self.routes: Parts = {}  # after the parts: a switch is a version of its channel too
+        self.changes: Parts = {}  # after the routes: they say as of which offset the members are
         self.channels: Parts = {}  # after the changes: that a channel exists says that the rest of it is there
         self.timelines: dict[bytes, list[Write]] = {}  # by name, each in its order
         self.sliced: dict[tuple[bytes, bytes], None] = {}  # channels with members beyond the first slice
@@ -84,7 +85,7 @@ class CassandraWrites:
             if at % TURN == TURN - 1:
                 await asyncio.sleep(0)
         await self._register(work)
-        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):
+        for parts in (work.parts, work.routes, work.changes, work.channels, *self._pieces(work.timelines)):
             if parts:
                 await self._send(parts)
         await self._widths.narrow()
@@ -181,7 +182,7 @@ class CassandraWrites:
 
     def _route(self, row: RouteRow, work: Round) -> None:
         values = cells.route(row)
-        _add(work.parts, (*values[:2], b"route"), "route", values)
+        _add(work.routes, values[:2], "route", values)
 
     def _user_channel(self, row: UserChannelRow, work: Round) -> None:
         values = cells.user_channel(row)

@@ -247,9 +247,10 @@ class Stage1:
         await self._tails.append(
             [(row.timeline, TailEntry(row.offset, row.prev, row.source, row.record)) for row in out.timeline]
         )
-        for row in out.timeline:
-            if isinstance(row.record, DURABLE_ONLY):
-                self._bus.publish([row.timeline], Nudge(row.offset))
+        # The newest of each: a thousand members of an import are one rumour to their channel's followers.
+        nudges = {row.timeline: row.offset for row in out.timeline if isinstance(row.record, DURABLE_ONLY)}
+        for timeline, offset in nudges.items():
+            self._bus.publish([timeline], Nudge(offset))
         for key, record in out.proposals.items():
             self._propose(key, record)
         self._rows.add(len(out.rows) + len(out.timeline))

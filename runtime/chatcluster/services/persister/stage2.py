@@ -124,9 +124,9 @@ class Stage2:
         await self._tails.append(
             [(row.timeline, TailEntry(row.offset, row.prev, row.source, row.record)) for row in rows]
         )
-        for row in rows:
-            if isinstance(row.record, DURABLE_ONLY):
-                self._bus.publish([row.timeline], Nudge(row.offset))
+        nudges = {row.timeline: row.offset for row in rows if isinstance(row.record, DURABLE_ONLY)}
+        for timeline, offset in nudges.items():
+            self._bus.publish([timeline], Nudge(offset))
         for batch in batches:
             self._partitions[batch.partition].trim()
         self._rows.add(len(rows))

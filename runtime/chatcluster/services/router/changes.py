@@ -16,6 +16,7 @@ from base64 import b32encode
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import blake2b
+from weakref import WeakValueDictionary
 
 from chatcluster.core.codes import Refused
 from chatcluster.core.frames import (
@@ -77,6 +78,16 @@ def check_users(users: Sequence[str], field: str) -> list[str]:
     return list(dict.fromkeys(users))
 
 
+class _Coming:
+    """Members on their way into one channel. Both only grow, so that whoever reads the store knows what it may lack."""
+
+    __slots__ = ("__weakref__", "begun", "ended")
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+
+
 class Changes:
     """Each method answers one request type or raises ``Refused`` or ``Unavailable``."""
 
@@ -98,6 +109,7 @@ class Changes:
         self._worker = worker
         self._clock = clock
         self._settings = settings
+        self._coming: WeakValueDictionary[str, _Coming] = WeakValueDictionary()  # by channel, while one is changed
 
     # -- creating -------------------------------------------------------------------------------------
 
@@ -181,8 +193,6 @@ class Changes:
         if not may_add(state.kind, role):
             raise Refused("forbidden", "only the owner and admins of a group add to it")
         users = check_users(request.users, "users")
-        if state.count + len(users) > self._settings.max_members:
-            raise Refused("too_many", f"a channel has at most {self._settings.max_members} members", field="users")
         await self._change(caller, request.channel, users, "add")
         return Reply(request.rid)
 
@@ -230,20 +240,40 @@ class Changes:
         found = await self._store.memberships(caller.tenant, channel, users)
         wanted = change == "add"
         todo = [user for user in users if (user in found and found[user].role is not None) is not wanted]
-        size = self._settings.bulk
-        stored = await self._store.channel(caller.tenant, channel)
-        if stored is not None and stored.route == "channel":
-            size = self._settings.bulk_large
-        elif stored is not None and wanted and stored.members + len(todo) >= self._settings.inbox_fanout_limit:
-            record = RouteRecord(caller.tenant, channel, self._mint(), caller.user, "", 0, PLAIN, "channel")
-            await self._append([record])
-            size = self._settings.bulk_large
+        coming = self._coming.setdefault(channel_key(caller.tenant, channel), _Coming())
+        more = len(todo) if wanted else 0
+        stored = await self._enough_room(caller.tenant, channel, more, coming)
         try:
+            size = self._settings.bulk
+            if stored is not None and stored.route == "channel":
+                size = self._settings.bulk_large
+            elif stored is not None and wanted and stored.members + more >= self._settings.inbox_fanout_limit:
+                record = RouteRecord(caller.tenant, channel, self._mint(), caller.user, "", 0, PLAIN, "channel")
+                await self._append([record])
+                size = self._settings.bulk_large
             for start in range(0, len(todo), size):
                 await self._change_some(caller, channel, todo[start : start + size], change)
         finally:
+            coming.ended += more
             if todo:
                 self._cache.expire(caller.tenant, channel)
+
+    async def _enough_room(self, tenant: str, channel: str, more: int, coming: _Coming) -> StoredChannel | None:
+        """The channel as stored, when ``more`` members fit in beside those on their way; from now they are so too.
+
+        Raises ``Refused(too_many)``.
+        """
+        most = self._settings.max_members
+        while True:
+            ended = coming.ended
+            stored = await self._store.channel(tenant, channel)
+            unsure = coming.begun - ended  # counted already, or not yet
+            if stored is None or not more or stored.members + unsure + more <= most:
+                coming.begun += more
+                return stored
+            if not unsure:
+                raise Refused("too_many", f"a channel has at most {most} members", field="users")
+            await asyncio.sleep(self._settings.poll_max)
 
     async def _change_some(self, caller: Caller, channel: str, users: list[str], change: Change) -> None:
         tenant = caller.tenant
@@ -253,11 +283,19 @@ class Changes:
         ]
 
         async def there(offset: int) -> bool:
-            # Rows beyond the last record: somebody changed it again, so ours has been.
-            now = await self._store.memberships(tenant, channel, users)
+            # A version is written after the rows that it stands for: one small read answers for all users, where a
+            # look at each of a thousand, again and again, would cost the store more than storing them.
+            stored = await self._store.channel(tenant, channel)
+            if stored is None or stored.version >= offset:
+                return stored is not None
+            # A last record that changes nothing, because somebody else's came first, makes no version.
+            return await seen(users[-1:], stored.version) and await seen(users, stored.version)
+
+        async def seen(some: list[str], version: int) -> bool:
+            now = await self._store.memberships(tenant, channel, some)
             return all(
-                (user in now and now[user].role is not None) is wanted or (user in now and now[user].offset >= offset)
-                for user in users
+                (now[user].role is not None) is wanted and now[user].offset <= version if user in now else not wanted
+                for user in some
             )
 
         await self._append_and_see(records, there)
