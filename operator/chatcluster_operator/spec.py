@@ -374,8 +374,8 @@ class Spec(Model):
     """Version of the platform. A change runs the migration, then rolls persisters, routers, presence and gateways, one
     after the other; the other way round when it goes down. version or image is needed."""
     image: Annotated[str, Field(pattern=r"^[^\s]+$", max_length=500)] | None = None
-    """Image instead of the one of version: registry/name@sha256:... A change runs the migration and rolls all
-    components. Where version is set, change it as well: the order of a roll-out goes by it."""
+    """Image instead of the one of version: registry/name@sha256:... A change runs the migration, then rolls all
+    components, one after the other. Of two images of one version none is newer: none rolls the other way round."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the kubelet asks the registry for the image. With Always no pod starts while the registry is away. A change
     runs the migration and rolls all components."""
