@@ -297,6 +297,35 @@ MUTANTS = [
         "tests/servers/test_kafka_topics.py::test_a_record_without_an_append_time_is_no_receipt",
     ),
     Mutant(
+        "whoever is answered that members are there finds them counted",
+        "services/router/changes.py",
+        " and now[user].offset <= version if",
+        " if",
+        "tests/flow/test_router_platform.py::test_members_without_the_version_that_counts_them_are_no_answer",
+    ),
+    Mutant(
+        "who added last what was there already waits for the others",
+        "services/router/changes.py",
+        " and await seen(users, stored.version)",
+        "",
+        "tests/flow/test_router_platform.py::test_who_added_what_another_added_meanwhile_is_answered",
+    ),
+    Mutant(
+        "members on their way count towards the limit",
+        "services/router/changes.py",
+        "            unsure = coming.begun - ended",
+        "            unsure = 0",
+        "tests/flow/test_router_platform.py"
+        "::test_additions_on_their_way_count_towards_the_limit_and_an_exact_fit_passes",
+    ),
+    Mutant(
+        "a bulk call that failed leaves nothing on its way",
+        "app/server_api.py",
+        "                if asked:",
+        "                if False:",
+        "tests/flow/test_server_api.py::test_a_bulk_call_that_fails_is_answered_when_nothing_of_it_is_on_its_way",
+    ),
+    Mutant(
         "only the owner commits",
         "backends/kafka/consumer.py",
         "            if partition not in owned or (generations is not None and "
@@ -307,16 +336,24 @@ MUTANTS = [
     Mutant(
         "members before the version that announces them, on Cassandra",
         "backends/cassandra/writes.py",
-        "        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):",
-        "        for parts in (work.parts | work.changes, work.channels, *self._pieces(work.timelines)):",
+        "        for parts in (work.parts, work.routes, work.changes, work.channels, *self._pieces(work.timelines)):",
+        "        for parts in (work.parts | work.changes, work.routes, work.channels, *self._pieces(work.timelines)):",
         "tests/servers/test_cassandra_store.py::test_who_sees_a_version_finds_its_members",
+    ),
+    Mutant(
+        "members before the switch that stands for a version, on Cassandra",
+        "backends/cassandra/writes.py",
+        '        _add(work.routes, values[:2], "route", values)',
+        '        _add(work.parts, (*values[:2], b"route"), "route", values)',
+        "tests/servers/test_cassandra_store.py::test_who_sees_a_switch_as_the_version_finds_the_members_before_it",
     ),
     Mutant(
         "a timeline's rows in their order, on Cassandra",
         "backends/cassandra/writes.py",
-        "        for parts in (work.parts, work.changes, work.channels, *self._pieces(work.timelines)):",
+        "        for parts in (work.parts, work.routes, work.changes, work.channels, *self._pieces(work.timelines)):",
         "        together = {(*key, bytes([at])): one for at, piece in enumerate(self._pieces(work.timelines))"
-        " for key, one in piece.items()}\n        for parts in (work.parts, work.changes, work.channels, together):",
+        " for key, one in piece.items()}\n"
+        "        for parts in (work.parts, work.routes, work.changes, work.channels, together):",
         "tests/servers/test_cassandra_store.py::test_who_sees_a_position_of_a_timeline_finds_all_before_it[at once]",
     ),
     Mutant(
