@@ -50,7 +50,7 @@ def conditions(
     facts: Facts, observed: Observed, before: Sequence[Mapping[str, Any]], now: datetime
 ) -> list[dict[str, Any]]:
     """All of them, in a fixed order."""
-    said = [
+    found = [
         ("Available", *_available(facts)),
         ("Progressing", *_progressing(facts)),
         ("Degraded", *_degraded(facts)),
@@ -62,22 +62,36 @@ def conditions(
         ("UpgradeBlocked", *_blocked(facts)),
         ("Monitored", *_monitored(facts)),
     ]
-    said.append(("Ready", *_ready({kind: (status, reason, text) for kind, status, reason, text in said})))
+    found.append(("Ready", *_ready({kind: (status, reason, text) for kind, status, reason, text in found})))
     old = {one["type"]: one for one in before}
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return [
-        {
-            "type": kind,
-            "status": status,
-            "reason": reason,
-            "message": text,
-            "observedGeneration": observed.generation,
-            "lastTransitionTime": old[kind]["lastTransitionTime"]
-            if kind in old and old[kind]["status"] == status
-            else stamp,
-        }
-        for kind, status, reason, text in said
-    ]
+    return [_dated(kind, said, observed.generation, old.get(kind), now) for kind, *said in found]
+
+
+INVALID = "InvalidSpec"
+
+
+def invalid(text: str, generation: int, before: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """For a spec that cannot be read: not ready, and why. What was said of all else stays."""
+    old = {one["type"]: one for one in before}
+    ready = _dated("Ready", ("False", INVALID, text[:1000]), generation, old.pop("Ready", None), now)
+    return [*map(dict, old.values()), ready]
+
+
+def _dated(
+    kind: str, said: Sequence[str], generation: int, before: Mapping[str, Any] | None, now: datetime
+) -> dict[str, Any]:
+    status, reason, text = said
+    since = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if before is not None and before["status"] == status:
+        since = before["lastTransitionTime"]
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": text,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+    }
 
 
 Said = tuple[str, str, str]

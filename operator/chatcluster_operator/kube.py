@@ -24,6 +24,7 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from kubernetes.aio.dynamic.resource import Resource
 
+from chatcluster_operator.drift import holds
 from chatcluster_operator.kinds import CLUSTER, PLURALS
 from chatcluster_operator.names import COST, HASH, MANAGER, Cluster, hash_of
 from chatcluster_operator.observed import Child
@@ -207,7 +208,7 @@ class Kube:
         """
         head = wanted["metadata"]
         if wanted.get("patch"):
-            if live is None or _holds(wanted["spec"], live["spec"]):
+            if live is None or holds(wanted["spec"], live["spec"]):
                 return None
             resource = self._resource(wanted["apiVersion"], wanted["kind"])
             return await self._write(
@@ -221,7 +222,7 @@ class Kube:
         mark = hash_of(wanted)
         if live is not None:
             marked = (live["metadata"].get("annotations") or {}).get(HASH)
-            if marked == mark and _holds(wanted, live):
+            if marked == mark and holds(wanted, live):
                 return None
         body = {**wanted, "metadata": {**head, "annotations": {**(head.get("annotations") or {}), HASH: mark}}}
         resource = self._resource(wanted["apiVersion"], wanted["kind"])
@@ -389,39 +390,6 @@ def _ending(body: Any) -> bool:
         return any(one.get("reason") == "NamespaceTerminating" for one in details.get("causes") or ())
     except (ValueError, TypeError, AttributeError):
         return False
-
-
-def _holds(wanted: Any, live: Any) -> bool:
-    """Whether everything that is wanted stands there; what others added beside does not count."""
-    if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(
-            key in live and _holds(value, live[key]) if value not in ({}, [], None) else not live.get(key)
-            for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return (
-            isinstance(live, list)
-            and len(wanted) == len(live)
-            and all(_holds(one, other) for one, other in zip(wanted, live, strict=True))
-        )
-    if isinstance(wanted, str) and isinstance(live, str) and wanted != live:
-        return _amount(wanted) == _amount(live) is not None
-    return bool(wanted == live)
-
-
-_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
-
-def _amount(text: str) -> float | None:
-    """A quantity's value: the server writes 1000m as 1."""
-    for unit in ("Ki", "Mi", "Gi", "Ti", "m", "k", "M", "G", "T", ""):
-        number = text[: -len(unit)] if unit and text.endswith(unit) else text
-        if number != text or not unit:
-            try:
-                return float(number) * _UNITS.get(unit, 1.0)
-            except ValueError:
-                return None
-    return None
 
 
 def backoff(attempt: int, retry_after: float | None = None) -> float:

@@ -38,6 +38,7 @@ from chatcluster_operator.render.workloads import (
     shape_of,
 )
 from chatcluster_operator.spec import Spec
+from chatcluster_operator.versions import order
 
 SOON, SCALING, LATER = 2.0, 10.0, 30.0
 """Seconds until the next look, while something moves, while pods say how many there should be, and else."""
@@ -87,7 +88,7 @@ def plan(
     made.apply = [one for one in around(cluster, spec) if one["kind"] not in OPTIONAL or one["kind"] in observed.kinds]
     facts.missing = sorted(secrets_of(cluster, spec) - observed.secrets.keys() - {cluster.child(LINK_SECRET)})
     if spec.dependencies.embedded is not None:
-        _embedded(cluster, spec, observed, made, facts)
+        _embedded(cluster, spec, observed, made, facts, keep)
     else:
         _components(cluster, spec, observed, made, facts, keep, now, monotonic, wishes or {})
     keep |= {Child("v1", "ConfigMap", one.config) for one in observed.workloads.values()}
@@ -104,12 +105,14 @@ def plan(
     return made
 
 
-def _embedded(cluster: Cluster, spec: Spec, observed: Observed, made: Plan, facts: Facts) -> None:
+def _embedded(cluster: Cluster, spec: Spec, observed: Observed, made: Plan, facts: Facts, keep: set[Child]) -> None:
     wanted = embedded(cluster, spec, observed.secrets)
     found = observed.workloads.get(wanted["metadata"]["name"])
     facts.components["embedded"] = found
     facts.desired["embedded"] = 1
-    if facts.missing and found is None:
+    if facts.missing:
+        # What runs goes on as it is: rolled, its pod could not start.
+        keep.add(Child.of(wanted))
         facts.moving = "SecretMissing"
         return
     made.apply.append(wanted)
@@ -146,9 +149,9 @@ def _components(
         held = True
         facts.moving = facts.moving or "Migrating"
         facts.blocked = ran.failed if ran is not None else ""
-    order = tuple(reversed(COMPONENTS)) if _down(spec, observed) else COMPONENTS
+    turns = tuple(reversed(COMPONENTS)) if _down(spec, observed) else COMPONENTS
     first = not any(_running(cluster, observed, component) for component in COMPONENTS)
-    for component in order:
+    for component in turns:
         running = _running(cluster, observed, component)
         facts.components[component] = running[0] if running else None
         if held and (not running or _differs(pods[component], running)):
@@ -164,18 +167,16 @@ def _components(
             settled = _gateways(cluster, spec, observed, pods[component], replicas[component], made, facts, keep)
         else:
             wanted = deployment(cluster, component, pods[component], replicas[component])
-            scaling = spec.persister.autoscaling.mode if component == "persister" else "none"
-            if scaling in ("hpa", "keda") and running:
-                if running[0].scaled:
-                    del wanted["spec"]["replicas"]  # theirs
-                else:  # left out before somebody else says it, it would become 1
-                    wanted["spec"]["replicas"] = running[0].wanted
+            if component == "persister" and _others_scale(spec) and running and running[0].scaled:
+                del wanted["spec"]["replicas"]  # theirs; left out before they say it, it would become 1
             made.apply.append(wanted)
             settled = bool(running) and running[0].settled and not _differs(pods[component], running)
         if not settled:
             facts.moving = facts.moving or "RollingOut"
-            if running and running[0].stuck:
-                facts.stuck[component] = running[0].stuck
+            # Of gateways the revision that is wanted: those that it replaces get on.
+            stuck = next((one.stuck for one in running if one.revision in ("", facts.revision)), "")
+            if stuck:
+                facts.stuck[component] = stuck
             # Nobody else changes before this one is through; of the first install all may start together.
             held = held or not first
     if not facts.moving:
@@ -221,14 +222,9 @@ def _why(pods: Object, running: Workload) -> str:
 
 def _down(spec: Spec, observed: Observed) -> bool:
     """Whether something newer runs than what is wanted."""
-    wanted = _order(version_of(spec))
-    return any(_order(one.version) > wanted for one in observed.workloads.values() if one.wanted or one.total)
-
-
-def _order(version: str) -> tuple[tuple[int, ...], str]:
-    core, _, rest = version.partition("-")
-    numbers = tuple(int(part) if part.isdigit() else 0 for part in core.split("+")[0].split("."))
-    return numbers, rest or "~"  # a release is after its candidates
+    wanted = order(version_of(spec))
+    running = (order(one.version) for one in observed.workloads.values() if one.wanted or one.total)
+    return wanted is not None and any(one is not None and one > wanted for one in running)
 
 
 def _replicas(
@@ -272,12 +268,19 @@ def _replicas(
         found["persister"] = outcome.replicas
         facts.scaling["persister"] = outcome
         made.scalings["persister"] = (current, outcome)
+    elif _others_scale(spec) and (running := _running(cluster, observed, "persister")):
+        found["persister"] = running[0].wanted
     for component, outcome in facts.scaling.items():
         if outcome.wish is not None:
             made.wishes[component] = outcome.wish
         else:
             made.unknown.add(component)
     return found
+
+
+def _others_scale(spec: Spec) -> bool:
+    """Whether somebody else says how many persisters; of gateways they say it to the spec."""
+    return spec.persister.autoscaling.mode in ("hpa", "keda")
 
 
 def _gateways_now(cluster: Cluster, observed: Observed) -> int:

@@ -10,19 +10,19 @@ import asyncio
 import heapq
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from chatcluster_operator.cache import Cache, Key, Object
+from chatcluster_operator.conditions import INVALID, invalid
 from chatcluster_operator.kinds import CHILDREN
 from chatcluster_operator.kube import Kube, NotLeading, Trouble, backoff
+from chatcluster_operator.memory import Memory
 from chatcluster_operator.metrics import FAULT, Metrics, reason_of
-from chatcluster_operator.names import COST, Cluster, Component
+from chatcluster_operator.names import COST, Cluster
 from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import Plan, plan
 from chatcluster_operator.render import OPTIONAL
@@ -39,41 +39,13 @@ GATHER = 0.05
 """Seconds for which news of one cluster are collected into one look."""
 KINDS_AGE = 30.0
 """Seconds for which it is believed what optional kinds the cluster has: one request for each of their groups."""
-MEASURES_AGE = 10.0
-"""Seconds for which what pods said of themselves counts."""
 
 Measure = Callable[[str, Object], Awaitable[Mapping[str, float] | None]]
 """The metrics of a pod (namespace, pod), or None when it does not answer."""
 
 
-@dataclass
-class _Memory:
-    """Of one cluster between two looks: nothing that could not be lost."""
-
-    attempt: int = 0
-    wishes: dict[Component, deque[Wish]] = field(default_factory=dict)
-    measures: dict[str, tuple[float, Mapping[str, float] | None]] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
-    uid: str = ""
-    ended: str = ""
-    """The uid of what nothing can be made for any more."""
-    without: set[str] = field(default_factory=set)
-    """Optional kinds of which it had no object, and wants none."""
-    decided: dict[Component, int] = field(default_factory=dict)
-    leaving: dict[str, float] = field(default_factory=dict)
-    """Gateways that drain, since when."""
-
-
 class _Gone(Exception):
     """The ChatCluster is no more, or about to be: nothing is made for it."""
-
-
-def _remember(wishes: deque[Wish], wish: Wish) -> None:
-    """One a second, the highest: an hour's window fits, however often one looks."""
-    if wishes and wish.at - wishes[-1].at < 1.0:
-        wishes[-1] = Wish(wishes[-1].at, max(wishes[-1].replicas, wish.replicas))
-    else:
-        wishes.append(wish)
 
 
 _PODS = frozenset({"Deployment", "StatefulSet", "Job"})
@@ -107,7 +79,7 @@ class Reconciler:
         self._heap: list[tuple[float, Key]] = []
         self._running: dict[Key, float] = {}
         self._again: set[Key] = set()
-        self._memories: dict[Key, _Memory] = {}
+        self._memories: dict[Key, Memory] = {}
         self._wake = asyncio.Event()
         self._kinds: frozenset[str] = frozenset()
         self._kinds_at = float("-inf")
@@ -175,7 +147,7 @@ class Reconciler:
                 continue
 
     async def _turn(self, key: Key, free: asyncio.Semaphore) -> None:
-        memory = self._memories.setdefault(key, _Memory())
+        memory = self._memories.setdefault(key, Memory())
         again: float | None
         began = time.monotonic()
         result = "error"
@@ -220,7 +192,7 @@ class Reconciler:
 
     # -- one look -----------------------------------------------------------------------------------------
 
-    async def _pass(self, key: Key, memory: _Memory) -> tuple[float | None, str]:
+    async def _pass(self, key: Key, memory: Memory) -> tuple[float | None, str]:
         raw = self.cache.clusters.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             return None, "ok"  # its children go with it
@@ -262,7 +234,7 @@ class Reconciler:
             memory.wishes.pop(component, None)
         self._count(made, observed, memory, now)
         for component, wish in made.wishes.items():
-            _remember(memory.wishes.setdefault(component, deque(maxlen=4000)), Wish(now, wish))
+            memory.wish(component, Wish(now, wish))
         await self._carry_out(cluster, spec, made, observed, children, memory)
         await self._say(cluster, raw, made, memory)
         used = {child.kind for child in children} | {one["kind"] for one in made.apply}
@@ -279,20 +251,13 @@ class Reconciler:
         self._kinds = found
         self._kinds_at = time.monotonic()
 
-    def _count(self, made: Plan, observed: Observed, memory: _Memory, now: float) -> None:
+    def _count(self, made: Plan, observed: Observed, memory: Memory, now: float) -> None:
         """Drains that ended, and decisions of autoscaling that are other than the last."""
         leaving = {pod.name for pod in observed.pods if pod.component == "gateway" and pod.ends is not None}
-        for gone in memory.leaving.keys() - leaving:
-            self.metrics.drain_seconds.observe(now - memory.leaving.pop(gone))
-        for name in leaving:
-            memory.leaving.setdefault(name, now)
+        for took in memory.drained(leaving, now):
+            self.metrics.drain_seconds.observe(took)
         for component, (current, outcome) in made.scalings.items():
-            before = memory.decided.get(component, current)
-            memory.decided[component] = outcome.replicas
-            direction = "up" if outcome.replicas > before else "down" if outcome.replicas < before else ""
-            if not outcome.active:
-                direction = "held"
-            if direction:
+            if direction := memory.direction(component, current, outcome):
                 self.metrics.scalings.labels(component, direction).inc()
 
     async def _observe(
@@ -302,7 +267,7 @@ class Reconciler:
         spec: Spec,
         raw: Object,
         children: Mapping[Child, Object],
-        memory: _Memory,
+        memory: Memory,
         kinds: frozenset[str],
     ) -> Observed:
         secrets = await self._kube.secrets(key[0], secrets_of(cluster, spec))
@@ -329,16 +294,13 @@ class Reconciler:
         )
 
     async def _measures(
-        self, namespace: str, pods: list[Object], memory: _Memory
+        self, namespace: str, pods: list[Object], memory: Memory
     ) -> Mapping[str, Mapping[str, float] | None]:
         now = time.monotonic()
         known = memory.measures
         names = {pod["metadata"]["name"] for pod in pods}
-        for name in known.keys() - names:
-            del known[name]
-        stale = any(now - known.get(pod["metadata"]["name"], (-1e9, None))[0] > MEASURES_AGE for pod in pods)
         # All of them, at one moment: who left one gateway for another would be counted at both.
-        asked = pods if stale else []
+        asked = pods if memory.stale(names, now) else []
         found = await asyncio.gather(*(self._measure(namespace, pod) for pod in asked))
         for pod, measures in zip(asked, found, strict=True):
             known[pod["metadata"]["name"]] = (now, measures)
@@ -351,7 +313,7 @@ class Reconciler:
         made: Plan,
         observed: Observed,
         children: Mapping[Child, Object],
-        memory: _Memory,
+        memory: Memory,
     ) -> None:
         kube, key = self._kube, (cluster.namespace, cluster.name)
         link = cluster.child(LINK_SECRET)
@@ -391,7 +353,7 @@ class Reconciler:
         if troubles:
             raise troubles[0]
 
-    async def _say(self, cluster: Cluster, raw: Object, made: Plan, memory: _Memory) -> None:
+    async def _say(self, cluster: Cluster, raw: Object, made: Plan, memory: Memory) -> None:
         kube = self._kube
         before = raw.get("status") or {}
         for event in made.events:
@@ -426,19 +388,8 @@ class Reconciler:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         text = f"spec.{where}: {first['msg']}"
-        status = raw.get("status") or {}
-        before = {one["type"]: one for one in status.get("conditions") or ()}
-        old = before.get("Ready", {})
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        ready = {
-            "type": "Ready",
-            "status": "False",
-            "reason": "InvalidSpec",
-            "message": text[:1000],
-            "observedGeneration": raw["metadata"]["generation"],
-            "lastTransitionTime": old.get("lastTransitionTime", stamp) if old.get("status") == "False" else stamp,
-        }
-        if old != ready:
-            conditions = [*(one for kind, one in before.items() if kind != "Ready"), ready]
-            await self._kube.status(cluster, {"conditions": conditions, "phase": "InvalidSpec"})
-            await self._kube.event(cluster, "Warning", "InvalidSpec", text)
+        before = (raw.get("status") or {}).get("conditions") or []
+        said = invalid(text, raw["metadata"]["generation"], before, datetime.now(UTC))
+        if said != before:
+            await self._kube.status(cluster, {"conditions": said, "phase": INVALID})
+            await self._kube.event(cluster, "Warning", INVALID, text)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
+from chatcluster_operator.drift import holds
 from chatcluster_operator.kinds import CHILDREN, PLURALS
-from chatcluster_operator.kube import _holds
 from chatcluster_operator.names import COMPONENTS, Cluster
 from chatcluster_operator.render import OPTIONAL, around
 from chatcluster_operator.render.workloads import deployment, gateway, migration, pods_of, secrets_of, shape_of
@@ -130,7 +130,7 @@ def differing(plane, namespace):
     for kind in CHILDREN:
         if kind not in OPTIONAL and kind != "Pod":
             seen |= {(kind, one["metadata"]["name"]): one for one in listed(plane, namespace, kind)}
-    wrong = {key for key in wanted.keys() & seen.keys() if not _holds(_body(wanted[key]), seen[key])}
+    wrong = {key for key in wanted.keys() & seen.keys() if not holds(_body(wanted[key]), seen[key])}
     return {"missing": wanted.keys() - seen.keys(), "obsolete": seen.keys() - wanted.keys(), "wrong": wrong}
 
 

@@ -9,8 +9,6 @@ import pytest
 from chatcluster_operator.cache import Cache
 from chatcluster_operator.kube import _ending
 from chatcluster_operator.observed import Child, Workload, trimmed
-from chatcluster_operator.reconciler import _remember
-from chatcluster_operator.scale import Wish
 
 KEY = ("chat", "main")
 
@@ -111,13 +109,3 @@ def test_of_a_pod_and_a_deployment_all_that_is_read_is_kept():
 def test_the_end_of_a_namespace_is_told_from_other_refusals(details, ending):
     assert _ending(json.dumps({"kind": "Status", "details": details}).encode()) is ending
     assert not _ending(b"<html>")
-
-
-def test_an_hour_of_wishes_is_kept_however_often_one_looks():
-    from collections import deque
-
-    wishes: deque[Wish] = deque(maxlen=4000)
-    for tick in range(36_000):
-        _remember(wishes, Wish(tick / 10, 9 if tick == 5 else 2))
-    assert len(wishes) == 3600
-    assert wishes[0] == Wish(0.0, 9), "of one second the highest"

@@ -16,10 +16,11 @@ from chatcluster_operator.connection import resource_of, verb_of
 from chatcluster_operator.exposition import Exposition
 from chatcluster_operator.health import Lag
 from chatcluster_operator.kube import NotLeading, Trouble
+from chatcluster_operator.memory import Memory
 from chatcluster_operator.metrics import Metrics, reason_of
 from chatcluster_operator.observed import Observed, Pod
 from chatcluster_operator.plan import Plan
-from chatcluster_operator.reconciler import Reconciler, _Memory
+from chatcluster_operator.reconciler import Reconciler
 from chatcluster_operator.scale import Scaling
 from chatcluster_operator.watches import Watches
 from clusters import cluster
@@ -155,7 +156,7 @@ class Decided:
 def test_drains_and_scale_decisions_are_counted_once():
     metrics = Metrics()
     reconciler = Reconciler(None, Cache(), nothing, metrics)
-    memory = _Memory()
+    memory = Memory()
     leaving = Pod("gateway-1", "gateway", "r", True, datetime.now(UTC))
     scaled = [Decided(3, 5), Decided(3, 5), Decided(5, 5), Decided(5, 4), Decided(5, 4), Decided(4, 4, active=False)]
     for second, one_look in enumerate(scaled):
