@@ -132,6 +132,7 @@ def _components(
     wishes: Mapping[Component, Sequence[scale.Wish]],
 ) -> None:
     pods = {component: pods_of(cluster, spec, component, observed.secrets) for component in COMPONENTS}
+    facts.revision = revision_of(pods["gateway"])
     _drains(spec, observed, facts, now)
     # While a gateway leaves, its Deployment stays: a PodDisruptionBudget with a pod of no controller allows nobody to
     # be evicted.
@@ -322,7 +323,6 @@ def _gateways(
     new = next((one for one in running if one.revision == revision), None)
     old = [one for one in running if one.revision != revision]
     facts.gateways = tuple(running)
-    facts.revision = revision
     have, ready = (new.wanted, min(new.ready, new.wanted)) if new is not None else (0, 0)
     before = sum(one.wanted for one in old)
     serving = ready + sum(min(one.ready, one.wanted) for one in old)

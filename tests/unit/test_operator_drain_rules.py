@@ -96,6 +96,7 @@ def test_room_is_what_the_budget_leaves():
         ([pod("a"), pod("b", 5, ready=False)], 2, 1, (1, 0)),
         ([pod("a"), pod("b", None, ready=False)], 2, 1, (1, 0)),  # nobody knows
         ([pod("a", 0), pod("b", 0, ready=False)], 2, 1, (1, 1)),  # who is ready may get some
+        ([pod("a", 0), pod("b", 5, ready=False)], 2, 1, (1, 0)),
         ([pod("a")], 2, 1, (1, 1)),  # it was never made
         ([pod("a")], 2, 2, (0, 0)),  # it is ready, and not seen yet
         ([pod("a"), pod("b", revision="other"), pod("c", revision="other")], 2, 1, (1, 1)),
@@ -191,8 +192,9 @@ def test_while_held_it_leaves_when_enough_serve_without_it():
     assert held([*pods, pod("left", ends=ENDS)], three) == {}, "the budget is used"
     assert held([*pods[:2], replace(pods[2], ready=False)], three) == {}, "its Deployment does not know yet"
     assert held(pods, replace(three, ready=2)) == {}, "the pods tell too early"
-    going = workload(wanted=1, ready=5, total=1, revision="old")
-    assert held([*pods, pod("d", revision="old")], workload(wanted=2, ready=2, total=2), going) == {}
+    going = workload(wanted=1, ready=2, total=2, revision="old")
+    away = [pods[0], pod("b", ready=False), pod("d", revision="old"), pod("e", revision="old")]
+    assert held(away, workload(ready=1), going, budget=2) == {}, "of the others one is told to go, and not gone yet"
 
 
 def test_while_held_two_revisions_share_room_and_successors():
@@ -203,7 +205,9 @@ def test_while_held_two_revisions_share_room_and_successors():
     more = [replace(both[0], wanted=3, ready=3, total=3), both[1]]
     assert held(three, *more, wanted=3, budget=2) == {"main-gateway-a": 2, "main-gateway-b": 1}
     assert held(three, *more, wanted=3, budget=1) == {"main-gateway-a": 2}, "one of them has the room"
-    assert held(three, *more, wanted=4, budget=1) == {"main-gateway-a": 2}, "one of them has the successor"
+    away = [replace(one, ready=one.name != "a2") for one in three]
+    short = [replace(more[0], ready=2), more[1]]
+    assert held(away, *short, wanted=3, budget=2) == {"main-gateway-a": 2}, "one of them has the successor"
     other = [replace(one, asked=False, cost=None) if one.revision == "a" else one for one in three]
     assert held(other, *more, wanted=4) == {"main-gateway-b": 1}, "of the others nobody goes"
 
@@ -251,10 +255,10 @@ def told(*pods, before=(), now=NOW, stuck=False):
 def test_who_leaves_is_told_first_then_who_waits_each_by_its_time():
     since = [NOW - timedelta(minutes=n) for n in range(4)]
     pods = [
-        pod("waits-late", asked=True, since=since[1]), pod("calm"), pod("waits-b", asked=True, since=since[2]),
+        pod("waits-0", asked=True, since=since[1]), pod("calm"), pod("waits-b", asked=True, since=since[2]),
         pod("waits-a", asked=True, since=since[2]), pod("leaves", ends=ENDS, since=since[0]), ROUTER,
     ]  # fmt: skip
-    assert [one["pod"] for one in told(*pods)] == ["leaves", "waits-a", "waits-b", "waits-late"]
+    assert [one["pod"] for one in told(*pods)] == ["leaves", "waits-a", "waits-b", "waits-0"]
 
 
 def test_what_is_known_is_told_and_nothing_else():

@@ -214,6 +214,8 @@ def test_while_a_version_migrates_what_runs_stays_and_what_does_not_is_not_start
     assert (written(made), made.delete) == ({}, [parts[2]])
     assert said(made)["Progressing"] == ("True", "Migrating")
     assert made.status["gateways"] == "2/2"
+    gateway = made.status["components"]["gateway"]
+    assert (gateway["revision"], gateway["updated"]) == (workload(now, "gateway").revision, 0)
     unsettled = replace(workload(before, "router"), ready=1, settled=False)
     same = look(before, stands(before, unsettled, migrations=migrated(before, done=False)))
     assert set(written(same)) == {workload(before, component).name for component in COMPONENTS}, "what does not differ"
