@@ -18,8 +18,7 @@ import yaml
 import helming
 from chatcluster_operator.crd import crd
 from chatcluster_operator.rbac import LEASE, rules
-from clusters import SPEC, changed, cluster, path_of, ready, secret
-from conversing import restricted_namespace
+from clusters import SPEC, changed, cluster, path_of, ready, restricted_namespace, secret
 from helming import CHARTS, ROOT, VERSIONS
 from installed import NAME, account_config, as_pod, available, deployment, installed, requests_of
 from operating import faults, until

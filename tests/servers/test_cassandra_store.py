@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 import time
+from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
@@ -309,15 +310,21 @@ def test_many_members_are_asked_for_as_one_by_one(table_settings):
     asyncio.run(main())
 
 
+@asynccontextmanager
+async def two(settings, **others):
+    """Who writes, with these settings otherwise, and who reads meanwhile."""
+    async with (
+        CassandraStore.open(cassandra_tables.changed(settings, **others), clock=Now(), metrics=Metrics()) as writer,
+        CassandraStore.open(settings, clock=Now(), metrics=Metrics()) as reader,
+    ):
+        yield writer, reader
+
+
 def test_who_sees_a_switch_as_the_version_finds_the_members_before_it(table_settings):
     """The offset of a switch is a version too: seen before the members of its round, those would be missed for good."""
 
     async def main():
-        single = cassandra_tables.changed(table_settings, batch_rows=1)
-        async with (
-            CassandraStore.open(single, clock=Now(), metrics=Metrics()) as writer,
-            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
-        ):
+        async with two(table_settings, batch_rows=1) as (writer, reader):
             send = writer._link.send
 
             async def late(writes, key):
@@ -344,11 +351,7 @@ def test_who_sees_a_version_finds_its_members(table_settings):
 
     async def main():
         tenant, users = "torn", ("amy", "bob", "cid")
-        single = cassandra_tables.changed(table_settings, batch_rows=1)
-        async with (
-            CassandraStore.open(single, clock=Now(), metrics=Metrics()) as writer,
-            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
-        ):
+        async with two(table_settings, batch_rows=1) as (writer, reader):
             send = writer._link.send
 
             async def late(writes, key):
@@ -431,11 +434,7 @@ def test_who_sees_a_position_of_a_timeline_finds_all_before_it(table_settings, p
     """A gateway that reads while a round is written moves a user's cursor: beyond a hole, what fills it is lost."""
 
     async def main():
-        few = cassandra_tables.changed(table_settings, batch_rows=4)
-        async with (
-            CassandraStore.open(few, clock=Now(), metrics=Metrics()) as writer,
-            CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as reader,
-        ):
+        async with two(table_settings, batch_rows=4) as (writer, reader):
             send = writer._link.send
 
             async def late(writes, key):

@@ -66,3 +66,10 @@ def ready(plane: ControlPlane, namespace: str) -> bool:
     found = conditions(plane, namespace).get("Ready", {})
     generation = plane.get(path_of(namespace))["metadata"]["generation"]
     return found.get("status") == "True" and found["observedGeneration"] == generation
+
+
+def restricted_namespace(plane: ControlPlane, name: str) -> str:
+    """It takes no pod that is not ``restricted``."""
+    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    plane.apply(f"/api/v1/namespaces/{name}", {"apiVersion": "v1", "kind": "Namespace", "metadata": head})
+    return name

@@ -43,13 +43,6 @@ def spec(stood_on, version="1.0.0"):
     }
 
 
-def restricted_namespace(plane, name):
-    """It takes no pod that is not ``restricted``."""
-    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    plane.apply(f"/api/v1/namespaces/{name}", {"apiVersion": "v1", "kind": "Namespace", "metadata": head})
-    return name
-
-
 def url_of(plane):
     """Where its sockets are."""
     service = plane.get(f"/api/v1/namespaces/{NAMESPACE}/services/main-gateway")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import helming
-from clusters import changed, cluster, secret
+from clusters import changed, cluster, restricted_namespace, secret
 from conversing import (
     KEY,
     NAMESPACE,
@@ -22,7 +22,6 @@ from conversing import (
     is_ready,
     paced,
     pods,
-    restricted_namespace,
     settled,
     spec,
     url_of,

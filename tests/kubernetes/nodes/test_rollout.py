@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from clusters import changed, cluster, conditions, path_of, secret
+from clusters import changed, cluster, conditions, path_of, restricted_namespace, secret
 from conversing import (
     CROWD,
     DEADLINE,
@@ -26,7 +26,6 @@ from conversing import (
     leaving,
     paced,
     pods,
-    restricted_namespace,
     settled,
     spec,
     url_of,
