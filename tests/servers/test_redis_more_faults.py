@@ -270,8 +270,25 @@ async def test_what_cannot_be_read_is_dropped_and_counted(server):
         good = TailEntry(4, -1, 4, MessageRecord("t", "c", 5, "u", "k", 0, 0, "hi"))
         await tails.append([("w", good)])
         assert await tails.read([("y", -1), ("z", -1), ("w", -1)]) == [None, None, [good]]
+        await tails.append([("y", good), ("z", good), ("w", TailEntry(7, 4, 7, good.record))])
+        assert [one and len(one) for one in await tails.read([("y", -1), ("z", -1), ("w", -1)])] == [1, None, 2]
         server.cli("SET", shards.key("d", "k"), "rubbish")
         assert await RedisDedupe(shards, metrics=metrics).claim([Claim("k", 1, 1)]) == [None]
+
+
+async def test_a_full_server_refuses_aloud_and_takes_all_once_it_has_room(server):
+    """What was not written must not look like nothing came: the writer is told, and writes again."""
+    async with opened(shards=(server.address,)) as shards:
+        tails = RedisTails(shards, metrics=Metrics())
+        entries = [(f"u:t/{number}", entry(1)) for number in range(100)]
+        await tails.append(entries)
+        server.cli("CONFIG", "SET", "maxmemory", "1")
+        later = [(timeline, TailEntry(2, 1, 2, one.record)) for timeline, one in entries]
+        with pytest.raises(Unavailable):
+            await tails.append(later)
+        server.cli("CONFIG", "SET", "maxmemory", "0")
+        await tails.append(later)
+        assert [len(one) for one in await tails.read([(timeline, -1) for timeline, _ in entries])] == [2] * 100
 
 
 async def test_twenty_thousand_topics_are_subscribed_and_again_after_a_cut(server):

@@ -14,26 +14,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from chatcluster.backends.redis.settings import RedisSettings
 from chatcluster.ports import Unavailable
 
 Command = tuple[Any, ...]
-NOT_NOW = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "OOM",
-    "BUSY",
-    "NOAUTH",
-    "WRONGPASS",
-    "MOVED",
-    "ASK",
-)
 
 
 def said(error: BaseException) -> str:
@@ -45,8 +31,6 @@ def settled(answer: Any) -> Any:
     """The answer, or what stands in its place raised as ``Unavailable``."""
     if isinstance(answer, Unavailable):
         raise answer
-    if isinstance(answer, Exception):
-        raise Unavailable(f"redis refused: {said(answer)}") from answer
     return answer
 
 
@@ -125,8 +109,7 @@ class Lane:
         return [Unavailable(f"redis {self.name}: {why}")] * len(commands)
 
     def _judged(self, answer: Any) -> Any:
-        if not isinstance(answer, Exception):
-            return answer
-        if isinstance(answer, ResponseError) and not str(answer).startswith(NOT_NOW):
-            return answer
-        return Unavailable(f"redis {self.name}: {said(answer)}")
+        """Whatever the server refused for, a full memory or a lost mastership, was not done: the caller is to know."""
+        if isinstance(answer, Exception):
+            return Unavailable(f"redis {self.name} refused: {said(answer)}")
+        return answer

@@ -145,8 +145,7 @@ class RedisShards:
     async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
         """The answers of (place, command) in order; one pipeline per node, all at the same time.
 
-        Where a node did not answer or cannot now, ``Unavailable`` stands in place of the answer; other
-        refusals of the server stand as ``ResponseError``. Raises nothing.
+        Where a node did not answer or refused, ``Unavailable`` stands in place of the answer. Raises nothing.
         """
         answers: list[Any] = [None] * len(commands)
         by_lane: dict[str, list[int]] = {}
