@@ -417,6 +417,28 @@ def test_a_mark_of_slices_without_a_row_is_no_member(table_settings):
     asyncio.run(main())
 
 
+def test_rows_of_one_partition_are_one_batch_and_of_many_are_not(table_settings):
+    """A server applies those of a partition as one mutation; a batch over partitions is as many as it has."""
+
+    async def main():
+        async with two(table_settings, batch_rows=10) as (writer, _):
+            send, sent = writer._link.send, []
+
+            async def counted(writes, key):
+                sent.append([name for name, _ in writes])
+                await send(writes, key)
+
+            writer._link.send = counted
+            record = AliasRecord("one", "c", first_id(TIMES[3]), "u", "", 0, 0, 1)
+            await writer.write([TimelineRow("one", "one/c", at, at - 1, at, record, TIMES[3]) for at in range(150)])
+            assert [len(names) for names in sent if "timeline" in names] == [150]
+            sent.clear()
+            await writer.write([UserChannelRow("one", f"u{at}", "c", 1, "member") for at in range(45)])
+            assert sorted(map(len, sent)) == [5, 10, 10, 10, 10]
+
+    asyncio.run(main())
+
+
 def test_a_row_larger_than_a_batch_is_written(table_settings):
     async def main():
         async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
@@ -434,14 +456,15 @@ def test_who_sees_a_position_of_a_timeline_finds_all_before_it(table_settings, p
     """A gateway that reads while a round is written moves a user's cursor: beyond a hole, what fills it is lost."""
 
     async def main():
-        async with two(table_settings, batch_rows=4) as (writer, reader):
-            send = writer._link.send
+        async with two(table_settings, batch_bytes=700) as (writer, reader):
+            send, pieces = writer._link.send, []
 
             async def late(writes, key):
                 # The lower the later, which every order but the right one would show.
                 offsets = [int.from_bytes(values[2], "big") for name, values in writes if name == "timeline"]
                 await asyncio.sleep(0.01 * (40 - min(offsets, default=40)))
                 await send(writes, key)
+                pieces.append(len(offsets))
 
             page = reader._page_of
 
@@ -467,6 +490,7 @@ def test_who_sees_a_position_of_a_timeline_finds_all_before_it(table_settings, p
                 seen = [row.offset for row in await read]
                 assert seen == list(range(len(seen)))
             await writing
+            assert 1 < max(pieces) < 10, "a timeline is more than one piece, and a piece more than one row"
             for name in timelines:
                 assert len(await reader.timeline(name, after=-1, limit=99)) == 20
 

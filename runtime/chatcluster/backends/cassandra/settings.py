@@ -81,7 +81,7 @@ class CassandraSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Batches of rows at the same time: enough to keep a small cluster busy, few enough for its queues."""
 
     batch_rows: int = 100
-    """Rows of one batch."""
+    """Rows of one batch over several partitions. Those of a single partition are bounded by ``batch_bytes`` alone."""
 
     batch_bytes: int = 40 * 1024
     """Bytes of one batch: stock servers refuse 50 KiB."""

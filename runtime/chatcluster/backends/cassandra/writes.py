@@ -212,7 +212,7 @@ class CassandraWrites:
             at, bucket, size, piece = -1, b"", 0, list[Write]()
             for write in writes:
                 add = _size(write)
-                if not piece or write[1][1] != bucket or len(piece) >= self._rows or size + add > self._bytes:
+                if not piece or write[1][1] != bucket or size + add > self._bytes:
                     at, bucket, size, piece = at + 1, write[1][1], 0, []
                     if at == len(found):
                         found.append({})
@@ -240,7 +240,10 @@ class CassandraWrites:
                 raise error
 
     def _cut(self, parts: Iterable[list[Write]]) -> list[tuple[list[Write], bytes]]:
-        """Batches of bounded size, each with the key of a partition in it. What fits into one is not torn."""
+        """Batches of bounded size, each with the key of a partition in it. What fits into one is not torn.
+
+        Rows of a single partition are one mutation for the server, so only their bytes count.
+        """
         batches: list[tuple[list[Write], bytes]] = []
         batch: list[Write] = []
         size = 0
@@ -251,7 +254,7 @@ class CassandraWrites:
                 batches.append((batch, _key(batch[0])))
                 batch, size = [], 0
             for write, add in zip(writes, sizes, strict=True):
-                if batch and (len(batch) >= most or size + add > room):
+                if batch and size + add > room:
                     batches.append((batch, _key(batch[0])))
                     batch, size = [], 0
                 batch.append(write)
