@@ -27,6 +27,10 @@ PORTS = 70
 _PROBE = 2.0
 """Seconds for an answer of a management address."""
 
+_GROUPED = {"batch_rows": 10, "batches_in_flight": 64}
+"""For ``commitlog_sync: group`` (a single Cassandra's): each partition of a batch waits for the disk with a writer of its
+own, so that a batch of many is as late as its last one (docs/cassandra.md)."""
+
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
     """How many of each role, on which ports, with which settings."""
@@ -210,6 +214,7 @@ class Platform(Group):
                 "contact_points": [address.rpartition(":")[0] for address in cassandra],
                 "port": int(cassandra[0].rpartition(":")[2]),
                 "replication_factor": 3 if len(cassandra) >= 3 else 1,
+                **({} if len(cassandra) >= 3 else _GROUPED),
             },
             "routers": {"addresses": [roles.told(name) for name in roles.names("router")], "secret_file": link},
             "presences": {"addresses": [roles.told(name) for name in roles.names("presence")], "secret_file": link},
