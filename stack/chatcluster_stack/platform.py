@@ -28,8 +28,8 @@ _PROBE = 2.0
 """Seconds for an answer of a management address."""
 
 _GROUPED = {"batch_rows": 10, "batches_in_flight": 64}
-"""For ``commitlog_sync: group`` (a single Cassandra's): each partition of a batch waits for the disk with a writer of its
-own, so that a batch of many is as late as its last one (docs/cassandra.md)."""
+"""For ``commitlog_sync: group`` (a single Cassandra's): each partition of a batch waits for the disk with a writer of
+its own, so that a batch of many is as late as its last one (docs/cassandra.md)."""
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,8 +58,8 @@ end
 return 1
 """
 TOGETHER = 20
-"""Timelines in one call of a script. To read one: 8 µs of our CPU instead of 22 by itself. More gain nothing and hold the
-server for longer."""
+"""Timelines in one call of a script. To read one: 8 µs of our CPU instead of 22 by itself. More gain nothing and hold
+the server for longer."""
 COMMIT = """
 for i = 1, #ARGV, 3 do
   for j, field in ipairs({'o', 't'}) do
