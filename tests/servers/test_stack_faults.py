@@ -252,7 +252,7 @@ async def test_cassandra_is_gone_for_minutes(stack: Stack, tmp_path: Path) -> No
 
 
 @long
-@pytest.mark.parametrize("seed", [31])
+@pytest.mark.parametrize("seed", [31, 47, 101])
 async def test_soak(stack: Stack, tmp_path: Path, seed: int) -> None:
     """Ten minutes of talk, a fault by chance every few seconds."""
     rng = random.Random(seed)
