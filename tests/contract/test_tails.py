@@ -56,10 +56,12 @@ def test_tails_are_bounded_and_expire(jump, loop_clock, make_tails):
         async with make_tails(clock=loop_clock, entries=3, ttl=2_000) as tails:
             await tails.append([("x", entry(offset)) for offset in range(10)])
             assert [offsets(one) for one in await tails.read([("x", -1), ("x", 8)])] == [[7, 8, 9], [9]]
+            await tails.append([("x", entry(10)), ("x", entry(11))])
+            assert offsets((await tails.read([("x", -1)]))[0]) == [9, 10, 11]
             await asyncio.sleep(1.2)
             await tails.append([("y", entry(1))])
             await asyncio.sleep(1)
-            assert [offsets(one) for one in await tails.read([("x", 9), ("y", 1)])] == [None, []]
+            assert [offsets(one) for one in await tails.read([("x", 11), ("y", 1)])] == [None, []]
             await tails.append([("x", entry(4))])
             assert offsets((await tails.read([("x", -1)]))[0]) == [4], "what expired refuses nobody"
 

@@ -161,6 +161,9 @@ async def test_a_large_entry_breaks_the_chain_and_is_not_kept(server):
         await tails.append([("x", entry(0, -1, "a")), ("x", entry(1, 0, "b" * 2000)), ("x", entry(2, 1, "c"))])
         assert [one.offset for one in (await tails.read([("x", 0)]))[0]] == [2]
         assert (await tails.read([("x", 0)]))[0][0].prev == 1
+        assert [one.offset for one in (await tails.read([("x", -1)]))[0]] == [2], "what was before it is gone"
+        await tails.append([("x", entry(3, 2, "d" * 2000))])
+        assert await tails.read([("x", 2)]) == [None], "nothing after 2 is not what a reader may believe now"
 
 
 async def test_the_password_changes_by_its_file(server, tmp_path):
