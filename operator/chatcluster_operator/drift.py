@@ -7,18 +7,25 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+MERGED = {
+    "containers": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+}
+"""Lists of a pod that the server merges by this key: what others put in, an apply of ours would leave there."""
+
 
 def holds(wanted: Any, live: Any) -> bool:
     """Whether everything that is wanted stands there; what others added beside does not count.
 
-    Of mappings every wanted key, of lists every item in the same order. What is empty, the server leaves out; a
-    quantity it writes in its own way (``amount``).
+    Of mappings every wanted key; of lists every item in the same order, and nothing else but where the server merges
+    them (``MERGED``). What is empty, the server leaves out; a quantity it writes in its own way (``amount``).
     """
     if isinstance(wanted, Mapping):
-        return isinstance(live, Mapping) and all(
-            key in live and holds(value, live[key]) if value not in ({}, [], None) else not live.get(key)
-            for key, value in wanted.items()
-        )
+        return isinstance(live, Mapping) and all(_holds_at(key, value, live) for key, value in wanted.items())
     if isinstance(wanted, list):
         return (
             isinstance(live, list)
@@ -28,6 +35,14 @@ def holds(wanted: Any, live: Any) -> bool:
     if isinstance(wanted, str) and isinstance(live, str) and wanted != live:
         return amount(wanted) == amount(live) is not None
     return bool(wanted == live)
+
+
+def _holds_at(key: str, wanted: Any, live: Mapping[str, Any]) -> bool:
+    there = live.get(key)
+    if key in MERGED and isinstance(there, list):
+        ours = {one[MERGED[key]] for one in wanted or ()}
+        there = [one for one in there if one.get(MERGED[key]) in ours]
+    return not there if wanted in ({}, [], None) else key in live and holds(wanted, there)
 
 
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
