@@ -29,10 +29,19 @@ def test_a_cluster_comes_up_and_a_second_pass_writes_nothing(plane, namespace, o
     ]  # fmt: skip
     # What earlier tests left behind ends: each of these gets at most one try (test_endings.py).
     until(lambda: {one["metadata"]["namespace"] for one in plane.get(EVERY)["items"]} == {namespace}, 120)
-    time.sleep(3)  # whatever follows from the last change
+    # As a webhook does it: our apply leaves there what it puts into such a list.
+    router = f"/apis/apps/v1/namespaces/{namespace}/deployments/main-router"
+    mesh = {"spec": {"template": {"spec": {"containers": [{"name": "mesh", "image": "mesh:1"}]}}}}
+    plane.ask("PATCH", router, mesh, "application/strategic-merge-patch+json")
+    generation = plane.get(router)["metadata"]["generation"]
+    until(lambda: plane.get(router)["status"].get("observedGeneration") == generation, 60)
+    until(lambda: ready(plane, namespace), 90)
+    time.sleep(10)  # whatever follows from the last change
     since = time.time()
     time.sleep(40)  # longer than the time between two looks
     assert plane.writes("operator", since) == []
+    containers = plane.get(router)["spec"]["template"]["spec"]["containers"]
+    assert [one["name"] for one in containers].count("mesh") == 1
 
 
 def up(plane, namespace, **spec):
