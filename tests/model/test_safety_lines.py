@@ -34,14 +34,14 @@ MUTANTS = [
         "services/router/pump.py",
         "        self._bus.publish(state.topics, Live(record))\n",
         "        self._bus.publish(state.topics, Live(record))\n        sending.ack(sending.id, duplicate=False)\n",
-        "tests/flow/test_router.py::test_a_send_is_told_to_every_member_and_acked_when_durable",
+        "tests/flow/router/test_sends.py::test_a_send_is_told_to_every_member_and_acked_when_durable",
     ),
     Mutant(
         "void by age: no ack",
         "services/router/pump.py",
         "elif result.time - id_time(event_id) > MAX_AGE:",
         "elif result.time - id_time(event_id) > MAX_AGE * 1000:",
-        "tests/flow/test_router.py::test_a_record_void_by_age_is_never_acked",
+        "tests/flow/router/test_sends.py::test_a_record_void_by_age_is_never_acked",
     ),
     Mutant(
         "void by age: no row",
@@ -55,7 +55,7 @@ MUTANTS = [
         "services/router/pump.py",
         "        if self._log.stalled() <= self._settings.stalled:",
         "        if self._log.stalled() <= self._settings.stalled * 1e9:",
-        "tests/flow/test_router.py::test_a_stalled_log_refuses_before_anything_is_claimed_or_published",
+        "tests/flow/router/test_sends.py::test_a_stalled_log_refuses_before_anything_is_claimed_or_published",
     ),
     Mutant(
         "refusal before publish: full log",
@@ -63,14 +63,14 @@ MUTANTS = [
         "        record = draft(sending, state.tenant, claim.digest)\n",
         "        record = draft(sending, state.tenant, claim.digest)\n"
         "        self._bus.publish(state.topics, Live(record))\n",
-        "tests/flow/test_router.py::test_a_full_log_refuses_and_nothing_of_it_is_published",
+        "tests/flow/router/test_sends.py::test_a_full_log_refuses_and_nothing_of_it_is_published",
     ),
     Mutant(
         "flagged sends ack the winner",
         "services/router/pump.py",
         "        elif sending.flag:\n            sending.offset",
         "        elif False:\n            sending.offset",
-        "tests/flow/test_router.py::test_a_silent_dedupe_sends_on_flagged_and_acks_what_the_verdict_says",
+        "tests/flow/router/test_dedupe.py::test_a_silent_dedupe_sends_on_flagged_and_acks_what_the_verdict_says",
     ),
     Mutant(
         "first wins: append times decide",
@@ -195,14 +195,14 @@ MUTANTS = [
         "services/router/receipts.py",
         '                raise Refused("cursor_ahead", "this is beyond the newest message", field="id")',
         "                pass",
-        "tests/flow/test_router.py::test_read_cursors_go_forward_never_beyond_the_head_and_are_told",
+        "tests/flow/router/test_reads.py::test_read_cursors_go_forward_never_beyond_the_head_and_are_told",
     ),
     Mutant(
         "bounds: in flight",
         "services/router/pump.py",
         "        if self._in_flight + ahead >= settings.max_in_flight:",
         "        if False:",
-        "tests/flow/test_router.py::test_what_is_in_flight_is_bounded",
+        "tests/flow/router/test_sends.py::test_what_is_in_flight_is_bounded",
     ),
     Mutant(
         "bounds: a slow reader is cut",
@@ -223,7 +223,7 @@ MUTANTS = [
         "services/router/pump.py",
         "        slept = now - self._pulse > self._settings.asleep",
         "        slept = False",
-        "tests/flow/test_router.py::test_who_slept_drops_what_waited_before_acting_on_it",
+        "tests/flow/router/test_minting.py::test_who_slept_drops_what_waited_before_acting_on_it",
     ),
     Mutant(
         "self-fencing of a gateway",
@@ -257,9 +257,16 @@ MUTANTS = [
     Mutant(
         "tails refuse older offsets, on Redis",
         "backends/redis/tails.py",
-        'f"{entry.offset + 1}-0", "e", encoded',
-        '"*", "e", encoded',
+        'written.entries.append((b"%d-0" % (entry.offset + 1), encoded))',
+        'written.entries.append((b"*", encoded))',
         "tests/contract/test_tails.py::test_a_zombie_that_writes_late_changes_nothing[redis]",
+    ),
+    Mutant(
+        "whoever writes is told what Redis refused",
+        "backends/redis/lanes.py",
+        'return Unavailable(f"redis {self.name} refused: {said(answer)}")',
+        "return answer",
+        "tests/servers/test_redis_more_faults.py::test_a_full_server_refuses_aloud_and_takes_all_once_it_has_room",
     ),
     Mutant(
         "read cursors: max, on Redis",
@@ -301,21 +308,21 @@ MUTANTS = [
         "services/router/changes.py",
         " and now[user].offset <= version if",
         " if",
-        "tests/flow/test_router_platform.py::test_members_without_the_version_that_counts_them_are_no_answer",
+        "tests/flow/router/test_platform.py::test_members_without_the_version_that_counts_them_are_no_answer",
     ),
     Mutant(
         "who added last what was there already waits for the others",
         "services/router/changes.py",
         " and await seen(users, stored.version)",
         "",
-        "tests/flow/test_router_platform.py::test_who_added_what_another_added_meanwhile_is_answered",
+        "tests/flow/router/test_platform.py::test_who_added_what_another_added_meanwhile_is_answered",
     ),
     Mutant(
         "members on their way count towards the limit",
         "services/router/changes.py",
         "            unsure = coming.begun - ended",
         "            unsure = 0",
-        "tests/flow/test_router_platform.py"
+        "tests/flow/router/test_platform.py"
         "::test_additions_on_their_way_count_towards_the_limit_and_an_exact_fit_passes",
     ),
     Mutant(

@@ -1,6 +1,6 @@
 """What a 1:1 send costs the router: counted exactly where it can be, printed where it must be measured.
 
-``pytest -s tests/flow/test_router_cost.py`` prints microseconds of CPU; no figure here can time out.
+``pytest -s tests/flow/router/test_cost.py`` prints microseconds of CPU; no figure here can time out.
 """
 
 from __future__ import annotations

@@ -1,0 +1,205 @@
+"""A client_id is one message: repeats, claims, verdicts, retries."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatcluster.core.frames import Ack, ErrorFrame
+from chatcluster.core.records import CHECK, PLAIN, RETRY
+from chatcluster.core.rows import VerdictRow
+from chatcluster.ports import Unavailable
+from chatcluster.services.router.drafts import content_digest
+from handmade_router import World, code, send, verdict
+
+
+def test_a_repeat_of_a_durable_send_is_acked_with_the_first_id(play: Any) -> None:
+    async def scene(world: World) -> None:
+        first = await world.answer(send(client_id="x"))
+        await world.settle()
+        again = await world.answer(send(client_id="x"))
+        assert isinstance(first, Ack)
+        assert isinstance(again, Ack)
+        assert (first.duplicate, again.duplicate) == (False, True)
+        assert again.id == first.id
+        assert len(world.log.records) == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_other_content_under_the_same_client_id_is_a_conflict(play: Any, settled: bool) -> None:
+    async def scene(world: World) -> None:
+        world.log.hold = not settled
+        world.ask(send(client_id="x", body="one"))
+        await world.settle()
+        before = len(world.live())
+        for other in (send(client_id="x", body="two"), send(client_id="x", body="one", data={"a": 1})):
+            answer = await world.answer(other)
+            assert isinstance(answer, ErrorFrame)
+            assert (answer.code, answer.retryable) == ("id_conflict", False)
+        assert (len(world.log.records), len(world.live())) == (1, before)
+
+    play(scene)
+
+
+def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:
+    async def scene(world: World) -> None:
+        answers = [
+            await world.answer(send(client_id="x", body="one")),
+            await world.answer(send(client_id="x", body="two"), "bob"),
+            await world.answer(send("pair", client_id="x", body="three")),
+        ]
+        assert [code(answer) for answer in answers] == ["Ack"] * 3
+
+    play(scene)
+
+
+def test_a_pending_young_claim_goes_on_with_its_id_and_waits_for_the_verdict(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.log.hold = True
+        first = world.ask(send(client_id="x"))
+        await world.settle()
+        await asyncio.sleep(5)
+        again = world.ask(send(client_id="x"))
+        await world.settle()
+        one, two = world.log.sent
+        assert two.id == one.id
+        assert two.flag == CHECK
+        world.log.report(0)
+        world.log.report(1)
+        assert isinstance(world.answers[first], Ack)
+        await asyncio.sleep(1)
+        assert again not in world.answers, "acked without the verdict"
+        verdict(world, 0, one.id)
+        await world.until(lambda: again in world.answers)
+        ack = world.answers[again]
+        assert isinstance(ack, Ack)
+        assert (ack.id, ack.duplicate) == (str(one.id), True)
+
+    play(scene)
+
+
+def test_a_pending_old_claim_gets_a_new_id_flagged_and_the_winner_is_acked(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.log.hold = True
+        world.ask(send(client_id="x"))
+        await world.settle()
+        await asyncio.sleep(31)
+        world.log.hold = False
+        world.log.age = 0.0
+        again = world.ask(send(client_id="x"))
+        await world.settle()
+        one, two = world.log.sent
+        assert two.id > one.id
+        assert two.flag == CHECK
+        verdict(world, 0, one.id)
+        verdict(world, 1, one.id)
+        await world.until(lambda: again in world.answers)
+        ack = world.answers[again]
+        assert isinstance(ack, Ack)
+        assert (ack.id, ack.duplicate) == (str(one.id), True)
+
+    play(scene)
+
+
+def test_a_silent_dedupe_sends_on_flagged_and_acks_what_the_verdict_says(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async def silent(claims: Any) -> Any:
+            raise Unavailable("down")
+
+        claim, world.dedupe.claim = world.dedupe.claim, silent  # type: ignore[method-assign]
+        name = world.ask(send())
+        await world.settle()
+        (record,) = world.log.sent
+        assert record.flag == CHECK
+        assert len(world.live()) == 3, "sends go on live without dedupe"
+        assert name not in world.answers
+        verdict(world, 0, record.id)
+        await world.until(lambda: name in world.answers)
+        ack = world.answers[name]
+        assert isinstance(ack, Ack)
+        assert (ack.id, ack.duplicate) == (str(record.id), False)
+        world.dedupe.claim = claim  # type: ignore[method-assign]
+        await asyncio.sleep(1.1)
+        assert code(await world.answer(send())) == "Ack"
+        assert world.log.sent[-1].flag == PLAIN
+
+    play(scene)
+
+
+def test_a_flagged_send_without_a_verdict_or_with_a_void_one_is_of_unknown_outcome(play: Any) -> None:
+    async def scene(world: World) -> None:
+        never = world.ask(send(client_id="x", retry=True))
+        void = world.ask(send(client_id="y", retry=True))
+        await world.until(lambda: len(world.log.records) == 2)
+        verdict(world, 1, None)
+        await world.until(lambda: void in world.answers)
+        assert code(world.answers[void]) == "unknown_outcome"
+        assert never not in world.answers
+        await world.until(lambda: never in world.answers, 11)
+        assert code(world.answers[never]) == "unknown_outcome"
+
+    play(scene)
+
+
+def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: Any) -> None:
+    async def scene(world: World) -> None:
+        first = await world.answer(send(client_id="x"))
+        assert isinstance(first, Ack)
+        verdict(world, 0, int(first.id))
+        world.dedupe.wipe()
+        heard = len(world.live())
+        again = await world.answer(send(client_id="x", retry=True))
+        assert isinstance(again, Ack)
+        assert (again.id, again.duplicate) == (first.id, True)
+        assert len(world.log.records) == 1
+        assert len(world.live()) == heard
+        conflict = await world.answer(send(client_id="x", retry=True, body="other"))
+        assert (code(conflict), len(world.log.records)) == ("id_conflict", 1)
+
+    play(scene)
+
+
+def test_a_retry_without_verdict_rows_is_produced_flagged_and_the_winner_acked(play: Any) -> None:
+    async def scene(world: World) -> None:
+        # The first attempt is in the log, its rows are not yet in the store, and dedupe says nothing.
+        first = await world.answer(send(client_id="x"))
+        assert isinstance(first, Ack)
+        name = world.ask(send(client_id="x", retry=True))
+        await world.until(lambda: len(world.log.records) == 2)
+        one, two = world.log.sent
+        assert (two.flag, two.id > one.id) == (RETRY, True)
+        verdict(world, 0, one.id)
+        verdict(world, 1, one.id)
+        await world.until(lambda: name in world.answers)
+        ack = world.answers[name]
+        assert isinstance(ack, Ack)
+        assert (ack.id, ack.duplicate) == (first.id, True)
+
+    play(scene)
+
+
+def test_a_verdict_for_other_content_is_a_conflict(play: Any) -> None:
+    async def scene(world: World) -> None:
+        name = world.ask(send(client_id="x", retry=True))
+        await world.until(lambda: len(world.log.records) == 1)
+        world.store.rows.append(VerdictRow("t", "small", "ann", "x", -5, 5, 5, world.clock.now(), 12345))
+        verdict(world, 0, 5)
+        await world.until(lambda: name in world.answers)
+        assert code(world.answers[name]) == "id_conflict"
+
+    play(scene)
+
+
+def test_verdicts_beyond_the_horizon_do_not_answer_a_retry(play: Any) -> None:
+    async def scene(world: World) -> None:
+        request = send(client_id="x", retry=True)
+        old = world.clock.now() - 2 * 86_400_000
+        world.store.rows.append(VerdictRow("t", "small", "ann", "x", 0, 5, 5, old, content_digest(request)))
+        world.ask(request)
+        await world.until(lambda: len(world.log.records) == 1)
+
+    play(scene)

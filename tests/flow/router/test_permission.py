@@ -1,0 +1,290 @@
+"""Who may do what, as far as the router knows: members, strangers, those just removed or added; changes of messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chatcluster.core.envelope import ROUTERS_TOPIC, Changed
+from chatcluster.core.frames import (
+    Ack,
+    ChannelAdd,
+    ChannelJoin,
+    ChannelLeave,
+    ChannelMembers,
+    ChannelRemove,
+    ChannelUpdate,
+    Delete,
+    Edit,
+    ErrorFrame,
+    History,
+    React,
+    ReadUpTo,
+    Request,
+    Sync,
+)
+from chatcluster.core.ids import MAX_ID, first_id
+from chatcluster.core.records import EditRecord
+from chatcluster.ports import Committed, Lost
+from handmade_router import World, code, send, verdict
+
+# -- who may ---------------------------------------------------------------------------------------
+
+
+REQUESTS: list[Callable[[str], Request]] = [
+    send,
+    lambda c: send(c, retry=True),
+    lambda c: Edit("q-edit", c, "1", "c", "b"),
+    lambda c: Delete("q-delete", c, "1", "c"),
+    lambda c: React("q-react", c, "1", "c", "x"),
+    lambda c: ReadUpTo(c, "1", "q-read"),
+    lambda c: History("q-history", c),
+    lambda c: Sync("q-sync", channels={c: "AAAA"}),
+    lambda c: ChannelUpdate("q-update", c, "n"),
+    lambda c: ChannelAdd("q-add", c, ["eve"]),
+    lambda c: ChannelRemove("q-remove", c, ["ann"]),
+    lambda c: ChannelJoin("q-join", c),
+    lambda c: ChannelLeave("q-leave", c),
+    lambda c: ChannelMembers("q-members", c),
+]
+
+
+@pytest.mark.parametrize("make", REQUESTS)
+def test_unknown_malformed_and_forbidden_channels_have_the_very_same_answer(play: Any, make: Any) -> None:
+    async def scene(world: World) -> None:
+        seen = []
+        world.store.message("small", 1, "ann")
+        for channel in ("small", "large", "pair", "nosuch", "", "{x}:*", "a\nb", "t/small", "x" * 128):
+            request = make(channel)
+            answer = await world.answer(request, "eve")
+            assert isinstance(answer, ErrorFrame)
+            seen.append((answer.code, answer.message, answer.retryable, answer.field, answer.retry_after_ms))
+            world.answers.clear()
+        assert seen[0][0] == "no_such_channel"
+        assert set(seen) == {seen[0]}
+        assert (world.log.records, world.heard) == ([], [])
+
+    play(scene)
+
+
+def test_a_removed_member_is_cut_off_at_once_by_the_news(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "bob")) == "Ack"
+            world.store.remove(channel, "bob")
+            version = world.store.channels[channel].version
+            world.buses.subscriber("persister").publish([ROUTERS_TOPIC], Changed("t", channel, version))
+            await world.settle()
+            world.heard.clear()
+            assert code(await world.answer(send(channel), "bob")) == "no_such_channel"
+            assert code(await world.answer(send(channel), "ann")) == "Ack"
+            assert "u:t/bob" not in [d.topic for d in world.live()]
+
+    play(scene)
+
+
+def test_a_removed_member_is_cut_off_within_five_seconds_when_the_news_is_lost(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "bob")) == "Ack"
+            world.store.remove(channel, "bob")
+            await asyncio.sleep(5.01)
+            assert code(await world.answer(send(channel), "bob")) == "no_such_channel"
+
+    play(scene)
+
+
+def test_a_stale_channel_is_read_again_behind_the_send(play: Any) -> None:
+    async def scene(world: World) -> None:
+        await world.answer(send())
+        world.store.remove("small", "cat")
+        await asyncio.sleep(3.5)
+        reads = len(world.store.reads)
+        world.store.slow = 0.5
+        name = world.ask(send())
+        await world.settle()
+        assert name in world.answers, "a send waited for a read of a channel that was fresh enough"
+        assert len(world.store.reads) == reads + 1
+        await asyncio.sleep(1.1)
+        world.heard.clear()
+        await world.answer(send())
+        assert [d.topic for d in world.live()] == ["u:t/ann", "u:t/bob"]
+
+    play(scene)
+
+
+def test_direct_channels_are_read_once(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for _ in range(5):
+            assert code(await world.answer(send("pair"))) == "Ack"
+            await asyncio.sleep(10)
+        assert world.store.reads.count("channel") == 1
+
+    play(scene)
+
+
+def test_lost_news_drop_what_is_cached(play: Any) -> None:
+    async def scene(world: World) -> None:
+        await world.answer(send(), "bob")
+        world.store.remove("small", "bob")
+        cache = world.router._cache
+        cache.follow([Lost(None)])
+        assert code(await world.answer(send(), "bob")) == "no_such_channel"
+
+    play(scene)
+
+
+def test_who_was_just_added_is_not_refused(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for channel in ("small", "large"):
+            await world.answer(send(channel))
+            world.store.add(channel, "dan")
+            await asyncio.sleep(0.6)
+            assert code(await world.answer(send(channel), "dan")) == "Ack"
+        assert code(await world.answer(send("new"))) == "no_such_channel"
+        world.store.put("new", {"ann": "owner"})
+        await asyncio.sleep(0.6)
+        assert code(await world.answer(send("new"))) == "Ack"
+
+    play(scene)
+
+
+def test_guessing_costs_one_read_per_moment(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for n in range(30):
+            await world.answer(send(), f"stranger{n}")
+        assert world.store.reads.count("channel") <= 2
+
+    play(scene, negative=1_000.0)
+
+
+def test_with_the_store_down_cached_channels_go_on_and_unknown_ones_are_unavailable(play: Any) -> None:
+    async def scene(world: World) -> None:
+        await world.answer(send())
+        await world.answer(send("large"))
+        world.store.down = True
+        await asyncio.sleep(60)
+        assert code(await world.answer(send())) == "Ack"
+        assert code(await world.answer(send("large"))) == "Ack"
+        answer = await world.answer(send("pair"))
+        assert isinstance(answer, ErrorFrame)
+        assert (answer.code, answer.retryable) == ("unavailable", True)
+        world.store.down = False
+        assert code(await world.answer(send("pair"))) == "Ack"
+
+    play(scene)
+
+
+def test_a_silent_store_says_no_to_nobody(play: Any) -> None:
+    """Who was added a moment ago is told to come again, and neither is a stranger told anything else."""
+
+    async def scene(world: World) -> None:
+        for channel in ("small", "large"):
+            await world.answer(send(channel))
+            world.store.add(channel, "newcomer")
+        world.store.down = True
+        await asyncio.sleep(60)
+        for channel in ("small", "large", "nosuch"):
+            for user in ("newcomer", "stranger"):
+                for request in (send(channel), ChannelLeave(f"leave {channel} {user}", channel)):
+                    answer = await world.answer(request, user)
+                    assert isinstance(answer, ErrorFrame)
+                    assert (answer.code, answer.retryable) == ("unavailable", True)
+        world.store.down = False
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "newcomer")) == "Ack"
+            assert code(await world.answer(send(channel), "stranger")) == "no_such_channel"
+
+    play(scene)
+
+
+def test_a_system_caller_is_above_membership(play: Any) -> None:
+    async def scene(world: World) -> None:
+        assert code(await world.answer(send(), "robot", system=True)) == "Ack"
+        assert code(await world.answer(send("large"), "robot", system=True)) == "Ack"
+        assert code(await world.answer(send("nosuch"), "robot", system=True)) == "no_such_channel"
+
+    play(scene)
+
+
+# -- edits, deletes, reactions ---------------------------------------------------------------------
+
+
+def test_an_edit_carries_what_the_whole_message_needs_and_sorts_after_it(play: Any) -> None:
+    async def scene(world: World) -> None:
+        target = first_id(world.clock.now() + 2_000)
+        world.store.message("small", target, "ann", reply_to=7)
+        assert code(await world.answer(Edit("e", "small", str(target), "c1", "new", {"x": 1}))) == "Ack"
+        (record,) = world.log.sent
+        assert isinstance(record, EditRecord)
+        assert record.id > target
+        assert (record.message_id, record.body, record.data) == (target, "new", {"x": 1})
+        assert (record.author, record.author_client_id, record.reply_to) == ("ann", f"c{target}", 7)
+        assert len(world.live()) == 3
+
+    play(scene)
+
+
+def test_who_may_change_a_message(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.store.message("small", 10, "bob")
+        tries: list[tuple[str, Request, str]] = [
+            ("ann", Edit("a1", "small", "10", "a1", "x"), "forbidden"),
+            ("bob", Edit("a2", "small", "10", "a2", "x"), "Ack"),
+            ("cat", React("a3", "small", "10", "a3", "+"), "Ack"),
+            ("cat", Delete("a4", "small", "10", "a4"), "Ack"),
+            ("ann", Delete("a5", "small", "10", "a5"), "Ack"),
+        ]
+        for user, request, wanted in tries:
+            assert code(await world.answer(request, user)) == wanted, request
+        world.store.message("small", 11, "ann")
+        assert code(await world.answer(Delete("a6", "small", "11", "a6"), "bob")) == "forbidden"
+        world.store.message("pair", 12, "ann")
+        assert code(await world.answer(Delete("a7", "pair", "12", "a7"), "bob")) == "forbidden"
+        assert code(await world.answer(Delete("a8", "pair", "12", "a8"), "ann")) == "Ack"
+
+    play(scene)
+
+
+def test_a_message_that_is_not_stored_is_asked_for_again_only_while_it_may_come(play: Any) -> None:
+    async def scene(world: World) -> None:
+        young, old, made_up = first_id(world.clock.now()), first_id(world.clock.now() - 60_000), MAX_ID
+        await world.tails.commit("messages", {0: Committed(1, world.clock.now())})
+        for event_id, retryable in ((young, True), (old, False), (made_up, False)):
+            answer = await world.answer(Edit(f"e{event_id}", "small", str(event_id), f"c{event_id}", "x"))
+            assert isinstance(answer, ErrorFrame)
+            assert (answer.code, answer.retryable) == ("no_such_message", retryable)
+        world.store.message("large", old, "ann")
+        assert code(await world.answer(Edit("f", "small", str(old), "f", "x"))) == "no_such_message", (
+            "of another channel"
+        )
+        assert world.log.records == []
+
+    play(scene)
+
+
+def test_a_deleted_message_is_no_more_but_its_repeated_delete_is_acked(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.store.message("small", 10, "ann")
+        first = await world.answer(Delete("d1", "small", "10", "x"))
+        assert isinstance(first, Ack)
+        verdict(world, 0, int(first.id))
+        world.store.message("small", 10, "ann", deleted=True)
+        for again in (Delete("d2", "small", "10", "x"), Delete("d3", "small", "10", "x", retry=True)):
+            ack = await world.answer(again)
+            assert isinstance(ack, Ack)
+            assert (ack.id, ack.duplicate) == (first.id, True)
+        for request in (
+            Edit("d4", "small", "10", "y", "b"),
+            React("d5", "small", "10", "z", "+"),
+            Delete("d6", "small", "10", "other"),
+        ):
+            answer = await world.answer(request)
+            assert isinstance(answer, ErrorFrame)
+            assert (answer.code, answer.retryable) == ("no_such_message", False)
+        assert len(world.log.records) == 1
+
+    play(scene)
