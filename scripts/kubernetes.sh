@@ -1,6 +1,6 @@
 #!/bin/bash
 # kubernetes.sh [--only] [TOOL...]: a real Kubernetes control plane (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), and by name: kwok; of nodes kubelet, kube-proxy, coredns; helm (3), helm4; the linters
+# kube-scheduler, kubectl), and by name: kwok; of nodes kubelet, kube-proxy, coredns, kube-router; helm (3), helm4; the linters
 # kubeconform, kube-score, kube-linter, ct, operator-verify, checkov (with yamllint and yamale); promtool, prometheus;
 # crds: the definitions of the Gateway API, KEDA and the Prometheus operator. From Go's modules, into the cache. Repeatable.
 # --only: the tools alone. Prints the folder of the binaries, with --only that of the tools.
@@ -117,6 +117,8 @@ for name in "$@"; do
     case $name in
     kubelet | kube-proxy) ;; # parts of Kubernetes itself, built above
     coredns) coredns ;;
+    kube-router)
+        built kube-router github.com/cloudnativelabs/kube-router/v2 v2.1.0 github.com/cloudnativelabs/kube-router/v2/cmd/kube-router ;;
     kwok) tool kwok sigs.k8s.io/kwok/cmd/kwok@v0.8.0 ;;
     kubeconform) tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
     # Without the clouds' service discovery, which is most of what there is to compile.

@@ -30,6 +30,10 @@ OPERATORS = ("operator-one", "operator-two")
 """Users of the group ``operators``: to tell replicas from each other in the audit log."""
 
 
+SERVICES = "10.96.0.0/16"
+"""Addresses of Services."""
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
@@ -166,7 +170,7 @@ class ControlPlane:
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd}",
             *(f"--bind-address={self.address}", f"--secure-port={self.port}", f"--advertise-address={self.address}"),
-            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--service-cluster-ip-range={SERVICES}",
             *(f"--tls-cert-file={pki}/api.crt", f"--tls-private-key-file={pki}/api.key"),
             *(f"--token-auth-file={pki}/tokens.csv", "--authorization-mode=Node,RBAC", "--allow-privileged=true"),
             "--service-account-issuer=https://kubernetes.default.svc",

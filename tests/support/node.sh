@@ -3,7 +3,7 @@
 # What it starts ends with it: the kernel ends a process namespace with its first process.
 set -eu
 cd "$1"
-. ./node.env # NAME ADDRESS HUB BIN IMAGES
+. ./node.env # NAME ADDRESS HUB BIN TOOLS SERVICES IMAGES
 scratch=$PWD/scratch
 hostname "$NAME"
 
@@ -55,4 +55,8 @@ for image in $IMAGES; do ctr -n k8s.io images import "$image" >>import.log 2>&1;
 touch imported
 start kubelet "$BIN/kubelet" --config="$PWD/kubelet.json" --kubeconfig="$PWD/kubelet.conf" --node-ip="$ADDRESS" --hostname-override="$NAME"
 start kube-proxy "$BIN/kube-proxy" --config="$PWD/kube-proxy.json"
+# It ends while the kubelet has not made itself known.
+start kube-router bash -c 'until "$@"; do sleep 0.5; done' - "$TOOLS/kube-router" --kubeconfig="$PWD/kube-router.conf" \
+    --run-firewall --run-router=false --run-service-proxy=false --health-port=0 --hostname-override="$NAME" \
+    --service-cluster-ip-range="$SERVICES"
 while :; do wait -n 2>/dev/null || sleep 1; done # what nobody waits for comes to the first process

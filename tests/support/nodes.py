@@ -1,5 +1,7 @@
 """Real nodes for a real control plane: kubelet, containerd, runc, CNI, kube-proxy, cluster DNS; pods that run.
 
+NetworkPolicies are enforced (kube-router).
+
 All of it is in a network of its own, which this thread enters for the time of the block (``keeper``): control plane,
 operator, dependencies and clients are on a bridge, 10.200.0.1; each node has an address there and a network for its
 pods. The machine's own network is neither used nor changed, and nothing is left when the test ends or is killed.
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from chatcluster_operator.render.pods import REGISTRY
-from control_plane import ControlPlane, certificate
+from control_plane import SERVICES, ControlPlane, certificate
 from image import PAUSE, images
 from installed import IMAGE
 from keeper import HUB, NEWNET, address_of, pods_of
@@ -34,8 +36,19 @@ from prebuilt import binaries, built, folder
 
 VERSIONS = ("1.0.0", "1.1.0")
 """Tags of both images on the nodes, all of the same content."""
-TOOLS = ("kubelet", "kube-proxy", "coredns")
-PROGRAMS = ("containerd", "runc", "ctr", "iptables", "conntrack", "mmdebstrap", "setpriv", "unshare", "nsenter")
+TOOLS = ("kubelet", "kube-proxy", "coredns", "kube-router")
+PROGRAMS = (
+    "containerd",
+    "runc",
+    "ctr",
+    "iptables",
+    "ipset",
+    "conntrack",
+    "mmdebstrap",
+    "setpriv",
+    "unshare",
+    "nsenter",
+)
 CNI = Path("/usr/lib/cni")
 
 
@@ -47,9 +60,9 @@ def missing() -> str:
     if lacking or not (CNI / "bridge").exists():
         return f"{', '.join(lacking) or 'CNI plugins'} not found: run `make nodes` once"
     found = folder()
-    parts = [found / one for one in TOOLS[:2]] + [found.parent.parent / "tools" / TOOLS[2]]
+    parts = [found / one for one in TOOLS[:2]] + [found.parent.parent / "tools" / one for one in TOOLS[2:]]
     if not built() or not all(part.exists() for part in parts):
-        return "kubelet, kube-proxy or coredns are not built: run `make nodes` once (needs Go, takes minutes)"
+        return f"{', '.join(TOOLS)} are not all built: run `make nodes` once (needs Go, takes minutes)"
     return ""
 
 
@@ -123,7 +136,7 @@ class Nodes(ControlPlane):
         super().__init__(folder, bin_)
         self.network = network
         self.count = count
-        self.users |= {"system:kube-proxy": "", "coredns": "system:masters"}
+        self.users |= {"system:kube-proxy": "", "coredns": "system:masters", "kube-router": "system:masters"}
         self.users |= {f"system:node:{name_of(number)}": "system:nodes" for number in self._numbers()}
         pki = folder / "pki"
         self.api_options = [
@@ -194,11 +207,14 @@ class Nodes(ControlPlane):
         name = name_of(number)
         self.config_for(f"system:node:{name}", folder / "kubelet.conf")
         self.config_for("system:kube-proxy", folder / "kube-proxy.conf")
+        self.config_for("kube-router", folder / "kube-router.conf")
         environment = {
             "NAME": name,
             "ADDRESS": address_of(number),
             "HUB": HUB,
             "BIN": str(self.bin),
+            "TOOLS": str(self.bin.parent.parent / "tools"),
+            "SERVICES": SERVICES,
             "IMAGES": " ".join(map(str, archives)),
         }
         (folder / "node.env").write_text("".join(f"{key}='{value}'\n" for key, value in environment.items()))
