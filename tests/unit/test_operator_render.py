@@ -74,7 +74,10 @@ def test_the_embedded_platform_takes_what_is_rendered():
     auth = convert("auth", sections.pop("auth"), AuthSection)
     settings = settings_from(sections, Settings)
     assert (auth.audience, settings.router.sends_per_second) == ("chat", 50.0)
-    [container] = embedded(CLUSTER, parsed(spec), {})["spec"]["template"]["spec"]["containers"]
+    assert (settings.gateway.drain_deadline, settings.gateway.max_sockets) == (900, 20_000), "it is the gateway, too"
+    pod = embedded(CLUSTER, parsed(spec), {})["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 930
+    [container] = pod["containers"]
     assert "env" not in container, "it has no section [process]"
 
 

@@ -83,7 +83,7 @@ def config(cluster: Cluster, spec: Spec, component: Component | str) -> Told:
                 "secret_file": told.file(link),
             }
     grace = GRACE
-    if component == "gateway":
+    if component in ("gateway", "embedded"):
         drain = spec.gateway.drain
         sections.setdefault("gateway", {}).update(
             max_sockets=spec.gateway.capacity.connections_per_pod,

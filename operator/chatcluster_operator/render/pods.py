@@ -48,7 +48,7 @@ def version_of(spec: Spec) -> str:
 
 def grace_of(spec: Spec, component: str) -> int:
     """Seconds from SIGTERM until the kubelet kills: what leaving may take, and room to end."""
-    if component == "gateway":
+    if component in ("gateway", "embedded"):
         return spec.gateway.drain.deadline_seconds + 30
     return GRACE + 15
 
