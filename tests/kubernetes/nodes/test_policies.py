@@ -8,11 +8,10 @@ import time
 
 import pytest
 
-from clusters import changed, cluster, path_of, restricted_namespace, secret
-from conversing import KEY, NAMESPACE, came, conversation, is_ready, pods, settled, spec, url_of
-from dependencies import dependencies
+from clusters import changed, cluster, path_of
+from conversing import NAMESPACE, came, conversation, is_ready, pods, settled, spec, url_of
 from keeper import HUB
-from operating import operating, until
+from operating import until
 
 pytestmark = pytest.mark.slow
 
@@ -48,18 +47,6 @@ for host, port in json.loads(sys.argv[1]):
         found.append(False)
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def platform(plane, tmp_path_factory):
-    """A ChatCluster that is ready, and what its spec stands on; the operator runs."""
-    folder = tmp_path_factory.mktemp("platform")
-    restricted_namespace(plane, NAMESPACE)
-    secret(plane, NAMESPACE, value=KEY.hex())
-    with dependencies(folder) as stood_on, operating(plane, folder):
-        plane.apply(path_of(NAMESPACE), cluster(NAMESPACE, **spec(stood_on)))
-        until(lambda: settled(plane), 90)
-        yield stood_on
 
 
 def stranger(plane):

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from datetime import datetime
 from functools import partial
 
 import pytest
 
-from clusters import changed, cluster, conditions, path_of, restricted_namespace, secret
+from clusters import changed, cluster, conditions, path_of
 from conversing import (
     CROWD,
     DEADLINE,
-    KEY,
     NAMESPACE,
     came,
     conversation,
@@ -31,8 +29,7 @@ from conversing import (
     url_of,
     version_of,
 )
-from dependencies import dependencies
-from operating import operating, until
+from operating import until
 
 pytestmark = pytest.mark.slow
 
@@ -42,20 +39,6 @@ import re
 print(1024 * int(re.search("VmRSS:.*?([0-9]+)", open("/proc/1/status").read())[1]))
 """
 ORDER = ("persister", "router", "presence", "gateway")
-
-
-@pytest.fixture(scope="module")
-def platform(plane, tmp_path_factory):
-    """A ChatCluster that is ready, and what its spec stands on; the operator runs."""
-    folder = tmp_path_factory.mktemp("platform")
-    restricted_namespace(plane, NAMESPACE)
-    secret(plane, NAMESPACE, value=KEY.hex())
-    with dependencies(folder) as stood_on, operating(plane, folder):
-        begun = time.monotonic()
-        plane.apply(path_of(NAMESPACE), cluster(NAMESPACE, **spec(stood_on)))
-        until(lambda: settled(plane), 90)
-        print(f"\nready {time.monotonic() - begun:.0f} s after it was applied")
-        yield stood_on
 
 
 @pytest.fixture
