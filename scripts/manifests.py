@@ -24,6 +24,9 @@ RBAC = "rbac.authorization.k8s.io"
 _SELECTOR = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": NAME}
 _PARTS = {"app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "chatcluster"}
 
+API_SERVER = (443, 6443, 8443, 16443)
+"""Ports that API servers listen on: as most, of minikube, of MicroK8s. What the chart allows, too."""
+
 
 def _object(api: str, kind: str, name: str, namespace: str | None = NAMESPACE, **body: Any) -> Object:
     metadata: Object = {"name": name}
@@ -159,7 +162,7 @@ def network_policy(namespaces: list[str]) -> Object:
         "ingress": [{"ports": ports("management")}],
         "egress": [
             {"ports": ports(53, protocols=("UDP", "TCP"))},
-            {"ports": ports(443, 6443)},
+            {"ports": ports(*API_SERVER)},
             {"to": [theirs], "ports": ports(8081)},
         ],
     }

@@ -13,7 +13,7 @@ import pytest
 
 from clusters import SPEC, changed, cluster, path_of, ready, secret
 from control_plane import OPERATORS
-from fault_proxy import fault_proxy
+from fault_proxy import Fault, fault_proxy
 from operating import figures, operating, supervised, until
 
 pytestmark = pytest.mark.slow
@@ -101,6 +101,31 @@ def test_another_takes_over_and_never_two_write(plane, namespace, two, how):
     found = turns(plane, started)
     assert [user for user, _, _ in found] == [f"operator-{first}", f"operator-{other}"]
     assert found[0][2] < found[1][1], "the last write of one is over before the first of the other begins"
+
+
+def test_an_election_that_is_refused_now_and_then_goes_on_and_for_good_it_is_lost(plane, namespace, two):
+    secret(plane, namespace)
+    until(lambda: leader(plane) in two and leads(two[leader(plane)]), 60)
+    started, first = time.time(), leader(plane)
+    other = "two" if first == "one" else "one"
+    for process in two.values():
+        process.proxy.leases = [Fault(code, 0.04) for code in (409, 429, 500)]
+    plane.apply(path_of(namespace), cluster(namespace))
+    until(lambda: ready(plane, namespace), 90)
+    until(lambda: sum(process.proxy.done["lease"] for process in two.values()) >= 6, 180)
+    assert leader(plane) == first
+    assert [process.poll() for process in two.values()] == [None, None]
+    two[first].proxy.leases = [Fault(500)]
+    two[other].proxy.leases = []
+    refused = time.monotonic()
+    until(lambda: leader(plane) == other, 60)
+    assert time.monotonic() - refused <= 20.0
+    assert two[first].wait(30) == 3
+    plane.apply(path_of(namespace), {**cluster(namespace), "spec": changed(SPEC, "router.replicas", 3)})
+    until(lambda: ready(plane, namespace), 120)
+    found = turns(plane, started)
+    assert [user for user, _, _ in found] == [f"operator-{first}", f"operator-{other}"]
+    assert found[0][2] < found[1][1]
 
 
 def test_an_operator_that_is_told_to_end_hands_over_at_once(plane, namespace, two):

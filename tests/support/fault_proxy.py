@@ -55,11 +55,13 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """Started by ``fault_proxy``. Leases are spared, but when it is dark: the election has tests of its own."""
+    """Started by ``fault_proxy``. Leases are spared, but when it is dark and by ``leases``."""
 
     plane: ControlPlane
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
+    leases: list[Fault] = field(default_factory=list)
+    """The same for the requests of the election."""
     latency: float = 0.0
     """Seconds before a request goes on, at most; uniformly."""
     silent: str = ""
@@ -99,7 +101,7 @@ class FaultProxy:
 
     def heal(self) -> None:
         """No faults any more."""
-        self.faults, self.latency, self.silent, self.dark = [], 0.0, "", False
+        self.faults, self.leases, self.latency, self.silent, self.dark = [], [], 0.0, "", False
 
     # -- in its thread ------------------------------------------------------------------------------------
 
@@ -136,14 +138,14 @@ class FaultProxy:
             self.done["dark"] += 1
             await self._light()
         watch = request.query.get("watch") == "true"
-        if "/leases" not in request.path:
-            if self.latency:
-                self.done["late"] += 1
-                await asyncio.sleep(random.uniform(0, self.latency))
-            for fault in self.faults:
-                if fault.meets(request.method, request.path, watch=watch):
-                    self.done[str(fault.status)] += 1
-                    return self._refuse(fault)
+        election = "/leases" in request.path
+        if self.latency and not election:
+            self.done["late"] += 1
+            await asyncio.sleep(random.uniform(0, self.latency))
+        for fault in self.leases if election else self.faults:
+            if fault.meets(request.method, request.path, watch=watch):
+                self.done["lease" if election else str(fault.status)] += 1
+                return self._refuse(fault)
         body = await request.read()
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         try:

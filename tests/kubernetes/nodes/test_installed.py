@@ -57,7 +57,8 @@ class Releases:
 
     def operator(self, verb, tag):
         waits = ("--wait", "--timeout", "120s")
-        self.do(verb, NAME, *waits, values={"image": {"tag": tag}, "leaseName": NAME})
+        policy = {"apiServerPorts": [443, self._plane.port]}  # ours listens where there is room
+        self.do(verb, NAME, *waits, values={"image": {"tag": tag}, "leaseName": NAME, "networkPolicy": policy})
 
     def main(self, verb, wanted):
         self.do(verb, "main", namespace=NAMESPACE, values={"spec": cluster(NAMESPACE, **wanted)["spec"]})
