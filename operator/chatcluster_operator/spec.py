@@ -352,7 +352,8 @@ class NetworkPolicy(Model):
 
     enabled: bool = True
     """Whether each component has a NetworkPolicy: in, what clients, Prometheus and gateways need; out, DNS and the
-    ports of what it stands on. Needs a network that enforces them."""
+    ports named for what it stands on. Policies add up: for brokers that advertise other ports make one of your own
+    beside these. Needs a network that enforces them."""
 
 
 class Spec(Model):

@@ -174,11 +174,45 @@ def test_the_example_is_one():
     assert spec.dependencies.kafka is not None
 
 
-def test_the_migration_may_reach_all_that_it_speaks_to():
+def out_of(component, spec):
+    """Ports to which the component's policy lets it speak."""
     [policy] = [
         one
-        for one in around(CLUSTER, parsed(SPEC))
-        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "main-migrate"
+        for one in around(CLUSTER, parsed(spec))
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == f"main-{component}"
     ]
-    allowed = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
-    assert allowed == {53, 6379, 9042, 9092}
+    return {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+
+def test_the_migration_may_reach_all_that_it_speaks_to():
+    assert out_of("migrate", SPEC) == {53, 6379, 9042, 9092}
+
+
+def test_masters_behind_sentinels_are_reached_beside_the_sentinels():
+    redis = {"mode": "sharded", "endpoints": ["main"], "sentinels": ["sentinel:26379"]}
+    spec = changed(SPEC, "dependencies.redis", redis)
+    assert out_of("presence", spec) == {53, 6379, 26379}
+    endpoints = {"mode": "sharded", "endpoints": ["a:7001", "b:7002"]}
+    assert out_of("presence", changed(SPEC, "dependencies.redis", endpoints)) == {53, 7001, 7002}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("https://id.example/keys", 443), ("https://id.example:8443/keys", 8443), ("https://id.example:999999/keys", 443)],
+)
+def test_keys_are_fetched_wherever_they_are(url, port):
+    auth = {"jwks": {"url": url}, "audience": "chat", "issuer": "https://id.example"}
+    spec = changed(changed(SPEC, "auth", auth), "dependencies.redis.endpoints", ["a:7001"])
+    assert port in out_of("gateway", spec)
+    assert out_of("embedded", changed(spec, "dependencies", {"embedded": {}})) == {53, port}
+    assert out_of("embedded", changed(SPEC, "dependencies", {"embedded": {}})) == {53}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("https://hook.example/p", 443), ("http://hook:8080/p", 8080), ("http://h/", 80)]
+)
+def test_the_webhook_is_reached_by_persisters_and_by_nobody_else(url, port):
+    spec = changed(SPEC, "settings.push", {"webhook_url": url})
+    assert out_of("persister", spec) - out_of("persister", SPEC) == {port}
+    assert out_of("router", spec) == out_of("router", SPEC)
+    assert port in out_of("embedded", changed(spec, "dependencies", {"embedded": {}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from chatcluster_operator.names import LINK, MANAGEMENT, SOCKETS, Cluster
 from chatcluster_operator.render.objects import Object, child
@@ -85,12 +86,20 @@ def ways_in(cluster: Cluster, spec: Spec) -> list[Object]:
 def policies(cluster: Cluster, spec: Spec) -> list[Object]:
     """Who may speak to whom: clients to gateways, gateways to routers and presences, all of them out to what they need.
 
-    Egress to Redis, Kafka and Cassandra is by port, as their addresses are not ours to know; DNS is allowed.
+    Egress to Redis, Kafka and Cassandra is by port, as their addresses are not ours to know; DNS is allowed. What they
+    tell of other ports (brokers, masters) is for a policy of the user's own beside these: policies add up.
     """
     if not spec.network_policy.enabled:
         return []
     if spec.dependencies.embedded is not None:
-        return [_policy(cluster, "embedded", [_from(None, SOCKETS, MANAGEMENT)], [_DNS, _jwks()])]
+        return [
+            _policy(
+                cluster,
+                "embedded",
+                [_from(None, SOCKETS, MANAGEMENT)],
+                [_DNS, *_web(_jwks(spec), _webhook(spec))],
+            )
+        ]
     given = spec.dependencies
     redis = _ports_of([*given.redis.endpoints, *(given.redis.sentinels or ())] if given.redis else [], 6379)
     if given.presence_redis is not None:
@@ -99,40 +108,56 @@ def policies(cluster: Cluster, spec: Spec) -> list[Object]:
     cassandra = {given.cassandra.port} if given.cassandra else set()
     link = [_to(cluster.selector("router"), LINK), _to(cluster.selector("presence"), LINK)]
     management = _from(None, MANAGEMENT)
-    jwks = [_jwks()] if spec.auth.jwks is not None else []
+    keys = _web(_jwks(spec))
+    stores = _to(None, *redis, *kafka, *cassandra)
     return [
         _policy(
             cluster,
             "gateway",
             [_from(None, SOCKETS), management],
-            [_DNS, *link, _to(None, *redis, *cassandra), *jwks],
+            [_DNS, *link, _to(None, *redis, *cassandra), *keys],
         ),
         _policy(
             cluster,
             "router",
             [_from(cluster.selector("gateway"), LINK), management],
-            [_DNS, _to(None, *redis, *kafka, *cassandra)],
+            [_DNS, stores],
         ),
-        _policy(cluster, "persister", [management], [_DNS, _to(None, *redis, *kafka, *cassandra), *_webhook(spec)]),
+        _policy(cluster, "persister", [management], [_DNS, stores, *_web(_webhook(spec))]),
         _policy(cluster, "presence", [_from(cluster.selector("gateway"), LINK), management], [_DNS, _to(None, *redis)]),
-        _policy(cluster, "migrate", [], [_DNS, _to(None, *redis, *kafka, *cassandra)]),
+        _policy(cluster, "migrate", [], [_DNS, stores]),
     ]
 
 
 _DNS: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 
 
-def _jwks() -> Object:
-    return {"ports": [{"protocol": "TCP", "port": 443}]}
+def _web(*urls: str | None) -> list[Object]:
+    """Out to the ports of these URLs."""
+    ports = {_port_of(url) for url in urls if url}
+    return [_to(None, *ports)] if ports else []
 
 
-def _webhook(spec: Spec) -> list[Object]:
-    return [_jwks()] if (spec.settings.push or {}).get("webhook_url") else []
+def _port_of(url: str) -> int:
+    parts = urlsplit(url)
+    try:
+        return parts.port or (80 if parts.scheme == "http" else 443)
+    except ValueError:  # no number of a port: who asks there is told so
+        return 443
+
+
+def _jwks(spec: Spec) -> str | None:
+    return None if spec.auth.jwks is None else spec.auth.jwks.url
+
+
+def _webhook(spec: Spec) -> str | None:
+    return (spec.settings.push or {}).get("webhook_url")
 
 
 def _ports_of(addresses: list[str], usual: int) -> set[int]:
-    ports = {int(tail) for _, colon, tail in (one.rpartition(":") for one in addresses) if colon and tail.isdigit()}
-    return ports or {usual}
+    """Of those that have one, and the usual one of those that have none, such as names of masters."""
+    tails = [one.rpartition(":")[2] for one in addresses] or [""]
+    return {int(tail) if tail.isdigit() else usual for tail in tails}
 
 
 def _from(selector: dict[str, str] | None, *ports: int) -> Object:
