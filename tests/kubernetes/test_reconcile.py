@@ -40,8 +40,11 @@ def test_a_cluster_comes_up_and_a_second_pass_writes_nothing(plane, namespace, o
         raise AssertionError(f"these do not end: {others(plane, namespace)}") from None
     # As a webhook does it: our apply leaves there what it puts into such a list.
     router = f"/apis/apps/v1/namespaces/{namespace}/deployments/main-router"
-    mesh = {"spec": {"template": {"spec": {"containers": [{"name": "mesh", "image": "mesh:1"}]}}}}
-    plane.ask("PATCH", router, mesh, "application/strategic-merge-patch+json")
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    mesh = {"name": "mesh", "image": "mesh:1", "securityContext": restricted}
+    both = [{"name": "router", "env": [{"name": "MESH", "value": "on"}]}, mesh]
+    injected = {"spec": {"template": {"spec": {"containers": both}}}}
+    plane.ask("PATCH", router, injected, "application/strategic-merge-patch+json")
     generation = plane.get(router)["metadata"]["generation"]
     until(lambda: plane.get(router)["status"].get("observedGeneration") == generation, 60)
     until(lambda: ready(plane, namespace), 90)
@@ -49,8 +52,9 @@ def test_a_cluster_comes_up_and_a_second_pass_writes_nothing(plane, namespace, o
     since = time.time()
     time.sleep(40)  # longer than the time between two looks
     assert plane.writes("operator", since) == []
-    containers = plane.get(router)["spec"]["template"]["spec"]["containers"]
-    assert [one["name"] for one in containers].count("mesh") == 1
+    containers = {one["name"]: one for one in plane.get(router)["spec"]["template"]["spec"]["containers"]}
+    assert set(containers) == {"router", "mesh"}
+    assert {"name": "MESH", "value": "on"} in containers["router"]["env"]
 
 
 def up(plane, namespace, **spec):
