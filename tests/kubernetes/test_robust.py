@@ -164,7 +164,7 @@ def test_an_upgrade_of_the_operator_restarts_no_pod(plane, namespace, tmp_path):
         until(lambda: leads(process), 60)
         until(lambda: figures(process).get("chatcluster_operator_reconciles_total", 0) >= 1, 30)
         time.sleep(5)
-        assert plane.writes("operator", since) == []
+        assert plane.writes("operator", since, namespace) == []
         assert pods() == before
         agents = {entry["userAgent"] for entry in plane.audited(["operator"], since)}
         assert agents == {"chatcluster-operator/99.0.0"}, "its Lease is written by another version"
