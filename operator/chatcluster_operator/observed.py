@@ -38,7 +38,7 @@ def trimmed(thing: Object) -> dict[str, Any]:
         found["spec"] = {key: one for key, one in (thing.get("spec") or {}).items() if key == "nodeName"}
         found["status"] = {key: status[key] for key in ("phase", "podIP") if key in status} | {
             "conditions": [
-                {"type": one["type"], "status": one["status"]}
+                {key: one[key] for key in ("type", "status", "lastTransitionTime") if key in one}
                 for one in status.get("conditions") or ()
                 if one["type"] == "Ready"
             ]
@@ -145,12 +145,17 @@ class Pod:
     """What ending it costs, as its controller reads it."""
     node: str = ""
     created: datetime | None = None
+    unready: datetime | None = None
+    """Since when it is not ready; None: it is, or nobody has said yet."""
 
     @classmethod
     def of(cls, thing: Object, measures: Mapping[str, float] | None) -> Pod:
         """Of a pod as the API gives it."""
         head, labels = thing["metadata"], thing["metadata"].get("labels") or {}
         conditions = (thing.get("status") or {}).get("conditions") or ()
+        said: Object = next((one for one in conditions if one["type"] == "Ready"), {})
+        ready = said.get("status") == "True"
+        created = _time(head.get("creationTimestamp"))
         ends = head.get("deletionTimestamp")
         notes = head.get("annotations") or {}
         since = _time(notes.get(DRAIN))
@@ -160,14 +165,16 @@ class Pod:
             name=head["name"],
             component=labels.get("app.kubernetes.io/component", ""),
             revision=labels.get(REVISION, ""),
-            ready=any(one["type"] == "Ready" and one["status"] == "True" for one in conditions),
+            ready=ready,
             ends=None if ends is None else datetime.fromisoformat(ends),
             measures=measures,
             asked=DRAIN in notes,
             since=since,
             cost=_number(notes.get(COST)),
             node=(thing.get("spec") or {}).get("nodeName", ""),
-            created=_time(head.get("creationTimestamp")),
+            created=created,
+            # Who has no node yet is told of by its age alone.
+            unready=None if ready else _time(said.get("lastTransitionTime")) or created,
         )
 
     @property

@@ -28,6 +28,7 @@ from chatcluster_operator.render.config import LINK_SECRET
 from chatcluster_operator.render.observability import wanted_kinds
 from chatcluster_operator.render.pods import version_of
 from chatcluster_operator.render.workloads import (
+    DEADLINE,
     deployment,
     embedded,
     gateway,
@@ -88,7 +89,7 @@ def plan(
     made.apply = [one for one in around(cluster, spec) if one["kind"] not in OPTIONAL or one["kind"] in observed.kinds]
     facts.missing = sorted(secrets_of(cluster, spec) - observed.secrets.keys() - {cluster.child(LINK_SECRET)})
     if spec.dependencies.embedded is not None:
-        _embedded(cluster, spec, observed, made, facts, keep)
+        _embedded(cluster, spec, observed, made, facts, keep, now)
     else:
         _components(cluster, spec, observed, made, facts, keep, now, monotonic, wishes or {})
     keep |= {Child("v1", "ConfigMap", one.config) for one in observed.workloads.values()}
@@ -105,7 +106,9 @@ def plan(
     return made
 
 
-def _embedded(cluster: Cluster, spec: Spec, observed: Observed, made: Plan, facts: Facts, keep: set[Child]) -> None:
+def _embedded(
+    cluster: Cluster, spec: Spec, observed: Observed, made: Plan, facts: Facts, keep: set[Child], now: datetime
+) -> None:
     wanted = embedded(cluster, spec, observed.secrets)
     found = observed.workloads.get(wanted["metadata"]["name"])
     facts.components["embedded"] = found
@@ -118,6 +121,10 @@ def _embedded(cluster: Cluster, spec: Spec, observed: Observed, made: Plan, fact
     made.apply.append(wanted)
     if found is None or not found.settled:
         facts.moving = "RollingOut"
+        # A StatefulSet has no deadline that its controller watches.
+        for pod in observed.pods:
+            if pod.ends is None and pod.unready is not None and (now - pod.unready).total_seconds() > DEADLINE:
+                facts.stuck["embedded"] = f"{pod.name} is not ready since {pod.unready:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _components(

@@ -372,8 +372,9 @@ class Spec(Model):
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+([-+][-+.a-zA-Z0-9]+)?$", max_length=64)] | None = (
         None
     )
-    """Version of the platform. A change runs the migration, then rolls persisters, routers, presence and gateways, one
-    after the other; the other way round when it goes down. version or image is needed."""
+    """Version of the platform, and the tag of its image, with _ for +. A change runs the migration, then rolls
+    persisters, routers, presence and gateways, one after the other; the other way round when it goes down. version or
+    image is needed."""
     image: Annotated[str, Field(pattern=r"^[^\s]+$", max_length=500)] | None = None
     """Image instead of the one of version: registry/name@sha256:... A change runs the migration, then rolls all
     components, one after the other. Of two images of one version none is newer: none rolls the other way round."""

@@ -76,7 +76,8 @@ HEAD = {
 
 
 def test_of_a_pod_and_a_deployment_all_that_is_read_is_kept():
-    conditions = [{"type": "Ready", "status": "True", "lastProbeTime": None}, {"type": "Initialized", "status": "True"}]
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+    conditions = [{**ready, "lastProbeTime": None}, {"type": "Initialized", "status": "True"}]
     pod = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {**HEAD, "managedFields": [{}]},
         "spec": {"nodeName": "n", "containers": []},
@@ -84,7 +85,7 @@ def test_of_a_pod_and_a_deployment_all_that_is_read_is_kept():
     }  # fmt: skip
     assert trimmed(pod) == {
         "apiVersion": "v1", "kind": "Pod", "metadata": HEAD, "spec": {"nodeName": "n"},
-        "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [ready]},
     }  # fmt: skip
     fields = [{"manager": "kube-controller-manager", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {}}}}]
     template = {"metadata": {}, "spec": {}}

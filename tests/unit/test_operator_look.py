@@ -11,7 +11,7 @@ from chatcluster_operator.names import COMPONENTS, CONFIG_HASH, VERSION, Cluster
 from chatcluster_operator.observed import Child, Migration, Observed, Pod, Workload
 from chatcluster_operator.plan import LATER, SCALING, SOON, plan
 from chatcluster_operator.render import OPTIONAL
-from chatcluster_operator.render.workloads import embedded, migration, pods_of, revision_of
+from chatcluster_operator.render.workloads import DEADLINE, embedded, migration, pods_of, revision_of
 from chatcluster_operator.scale import Wish
 from chatcluster_operator.spec import Spec
 from clusters import SPEC, changed
@@ -482,6 +482,26 @@ def test_embedded_is_one_pod():
     short = one_pod(ready=0)
     made = look(EMBEDDED, Observed(secrets={"tokens": "a"}, workloads={"main-embedded": short}))
     assert said(made)["Degraded"] == ("True", "PodsMissing")
+
+
+@pytest.mark.parametrize(
+    ("pod", "stuck"),
+    [
+        (Pod("main-embedded-0", "embedded", "", False, None, unready=NOW - timedelta(seconds=DEADLINE + 1)), True),
+        (Pod("main-embedded-0", "embedded", "", False, None, unready=NOW - timedelta(seconds=DEADLINE)), False),
+        (Pod("main-embedded-0", "embedded", "", True, None, unready=None), False),
+        # It leaves: its drain has a deadline of its own.
+        (Pod("main-embedded-0", "embedded", "", False, NOW, unready=NOW - timedelta(hours=1)), False),
+    ],
+)
+def test_embedded_that_does_not_become_ready_is_told_of(pod, stuck):
+    away = one_pod(ready=0, settled=False)
+    made = look(EMBEDDED, Observed(secrets={"tokens": "a"}, workloads={"main-embedded": away}, pods=(pod,)))
+    assert (said(made)["Degraded"] == ("True", "RolloutStuck")) == stuck
+    assert (said(made)["UpgradeBlocked"] == ("True", "RolloutStuck")) == stuck
+    assert said(made)["Progressing"] == ("True", "RollingOut")
+    texts = [one["message"] for one in made.status["conditions"] if one["type"] == "Degraded"]
+    assert ("main-embedded-0 is not ready since" in texts[0]) == stuck
 
 
 def test_embedded_is_not_started_or_rolled_while_its_secret_is_missing():

@@ -81,6 +81,12 @@ def test_the_embedded_platform_takes_what_is_rendered():
     assert "env" not in container, "it has no section [process]"
 
 
+def test_a_build_of_a_version_is_a_tag():
+    spec = changed(SPEC, "version", "1.2.3-rc.1+build.5")
+    [container] = pods_of(CLUSTER, parsed(spec), "router", {})["spec"]["containers"]
+    assert container["image"].endswith(":1.2.3-rc.1_build.5")
+
+
 def test_a_setting_rolls_only_who_reads_it():
     before = {part: config(CLUSTER, parsed(SPEC), part).toml() for part in (*COMPONENTS, "migrate")}
 

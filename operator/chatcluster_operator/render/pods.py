@@ -38,7 +38,8 @@ _AMOUNTS: Mapping[str, tuple[str, str, str]] = {  # cpu request, memory request,
 
 def image_of(spec: Spec) -> str:
     """What runs."""
-    return spec.image or f"{REGISTRY}:{spec.version}"
+    # A tag has no +, which version may have before its build: _ stands for it, as in Helm's registries.
+    return spec.image or f"{REGISTRY}:{(spec.version or '').replace('+', '_')}"
 
 
 def version_of(spec: Spec) -> str:

@@ -139,6 +139,8 @@ def embedded(cluster: Cluster, spec: Spec, secrets: Mapping[str, str]) -> Object
         annotations={VERSION: version_of(spec)},
         spec={
             "replicas": 1,
+            # Else its controller leaves a pod that never becomes ready as it is, whatever the template says by now.
+            "podManagementPolicy": "Parallel",
             "serviceName": cluster.child("gateway"),
             "selector": {"matchLabels": cluster.selector("embedded")},
             "template": pods,

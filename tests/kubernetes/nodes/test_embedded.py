@@ -19,11 +19,15 @@ pytestmark = pytest.mark.slow
 KEY = bytes(range(32))
 
 
-def embedded(plane, namespace, **spec):
+def applied(plane, namespace, **spec):
     secret(plane, namespace, value=KEY.hex())
     plane.volume(f"data-{namespace}")
     stood_on = {"embedded": {"storage": "1Gi", "storageClassName": "local"}}
     plane.apply(path_of(namespace), cluster(namespace, dependencies=stood_on, **spec))
+
+
+def embedded(plane, namespace):
+    applied(plane, namespace)
     until(lambda: ready(plane, namespace), 90)
     service = plane.get(f"/api/v1/namespaces/{namespace}/services/main-gateway")
     return f"ws://{service['spec']['clusterIP']}:8080"
@@ -36,6 +40,19 @@ def pod_of(plane, namespace):
 def restarts(plane, namespace):
     found = (pod_of(plane, namespace) or {}).get("status", {}).get("containerStatuses") or [{}]
     return found[0].get("restartCount", 0)
+
+
+def test_an_image_that_cannot_be_had_is_put_right_by_the_next(plane, namespace, operator):
+    """Nobody has to delete the pod that waits for the wrong one."""
+
+    def waiting():
+        found = (pod_of(plane, namespace) or {}).get("status", {}).get("containerStatuses") or [{}]
+        return found[0].get("state", {}).get("waiting", {}).get("reason", "")
+
+    applied(plane, namespace, image="localhost:1/nobody:1")
+    until(lambda: waiting() in ("ErrImagePull", "ImagePullBackOff"), 60)
+    applied(plane, namespace)
+    until(lambda: ready(plane, namespace), 90)
 
 
 async def test_what_was_acked_outlives_the_pod(plane, namespace, operator, tmp_path):
