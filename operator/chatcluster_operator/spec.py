@@ -163,8 +163,8 @@ class Capacity(Model):
     """What a gateway is able to hold."""
 
     connections_per_pod: int = Field(20_000, ge=1, le=1_000_000)
-    """Connections that a gateway takes; over it new ones are refused with 503. With processes above 1 each process
-    takes as many. A change rolls gateways."""
+    """Connections that a gateway takes; over it new ones are refused with 503. Several processes share them evenly, so
+    one may refuse a little before the pod is full. A change rolls gateways."""
 
 
 class Drain(Model):
@@ -266,7 +266,8 @@ class Gateway(Component):
     exposure: Exposure = Exposure()
     """How clients come in. A change rolls nothing."""
     processes: int = Field(1, ge=1, le=64)
-    """Processes of one pod that share its port, one per core. A change rolls gateways."""
+    """Processes of one pod that share its port, one per core; what a gateway may hold and how fast it drains is shared
+    among them, and resources are the pod's. A change rolls gateways."""
 
 
 class Router(Component):

@@ -87,6 +87,15 @@ def test_a_build_of_a_version_is_a_tag():
     assert container["image"].endswith(":1.2.3-rc.1_build.5")
 
 
+def test_the_processes_of_a_gateway_share_what_a_pod_may():
+    spec = changed(changed(SPEC, "gateway.processes", 3), "gateway.capacity.connectionsPerPod", 1000)
+    told = tomllib.loads(config(CLUSTER, parsed(spec), "gateway").toml())["gateway"]
+    assert (told["max_sockets"], told["drain_rate"]) == (334, pytest.approx(200 / 3))
+    alone = changed(spec, "dependencies", {"embedded": {}})
+    told = tomllib.loads(config(CLUSTER, parsed(alone), "embedded").toml())["gateway"]
+    assert (told["max_sockets"], told["drain_rate"]) == (1000, 200.0), "it is one process"
+
+
 def test_a_setting_rolls_only_who_reads_it():
     before = {part: config(CLUSTER, parsed(SPEC), part).toml() for part in (*COMPONENTS, "migrate")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from chatcluster_operator.dependencies import Cassandra, Kafka, Redis, Tls
@@ -85,10 +86,12 @@ def config(cluster: Cluster, spec: Spec, component: Component | str) -> Told:
     grace = GRACE
     if component in ("gateway", "embedded"):
         drain = spec.gateway.drain
+        # What the spec says of a gateway is said of its pod; each of its processes takes a share.
+        several = spec.gateway.processes if component == "gateway" else 1
         sections.setdefault("gateway", {}).update(
-            max_sockets=spec.gateway.capacity.connections_per_pod,
+            max_sockets=ceil(spec.gateway.capacity.connections_per_pod / several),
             drain_propagation=float(drain.propagation_seconds),
-            drain_rate=float(drain.connections_per_second),
+            drain_rate=drain.connections_per_second / several,
             drain_deadline=float(drain.deadline_seconds),
         )
         grace = drain.deadline_seconds + 5
