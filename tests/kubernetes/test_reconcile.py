@@ -64,10 +64,10 @@ def up(plane, namespace, **spec):
 
 
 def order_of(plane, namespace, since):
-    """Deployments in the order in which the operator first wrote them."""
+    """Components in the order in which the operator first wrote their Deployments."""
     written = plane.writes("operator", since, namespace)
     names = [path.rpartition("/")[2] for _, path in written if "/deployments/" in path]
-    return [name.split("-")[1] for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(name.split("-")[1] for name in names))
 
 
 def edit(plane, namespace, path, value):
