@@ -90,7 +90,7 @@ def row(tenant, kind, number, version, user):
         "read": lambda: ReadCursorRow(tenant, user, "c", late),
         "revocation": lambda: RevocationRow(tenant, user, TIMES[version]),
         "timeline": lambda: TimelineRow(tenant, f"u:{tenant}/{user}", offset, offset - 10, 1, alias, when),
-        "verdict": lambda: VerdictRow(tenant, "c", user, "x", offset, key, key if version % 2 else None, when, 1),
+        "verdict": lambda: VerdictRow(tenant, "c", user, "x", offset, late, late if version % 2 else None, when, 1),
     }[kind]()  # fmt: skip
 
 
