@@ -19,7 +19,7 @@ _QUIET = ["-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
 
 
 def path(server: str) -> Path:
-    """Where the archive of ``kafka`` or ``cassandra`` is, or would be."""
+    """Where the archive of ``kafka`` or of a Cassandra's release is, or would be."""
     return fetch.cache() / server / f"{server}.jsa"
 
 

@@ -18,6 +18,7 @@ _SYNC = {
     1: {"commitlog_sync": "group", "commitlog_sync_group_window": "5ms", "concurrent_writes": "256"},
     3: {"commitlog_sync": "periodic", "commitlog_sync_period": "10000ms", "concurrent_writes": "16"},
 }
+_AGENTS = {"cassandra": "jamm-0.4.0.jar", "cassandra-4.1": "jamm-0.3.2.jar"}
 _STORAGE = """\
 cluster_name: chatcluster
 num_tokens: 1
@@ -77,7 +78,7 @@ class _Cassandra(Group):
 
     def start(self) -> None:
         fetch.cassandra()
-        archives.ensure("cassandra", _throw_away)
+        archives.ensure(fetch.release(), _throw_away)
         if all(node.pid is None for node in self.nodes.values()):
             ports.check(self._wanted)
         # The seed must answer first: others started beside it may give up with "Unable to gossip with any peers".
@@ -144,12 +145,13 @@ def _node(
         shutil.copy(fetch.FILES / "cassandra-logback.xml", conf / "logback.xml")
         (conf / "cassandra.yaml").write_text(_STORAGE + "".join(f"{key}: {value}\n" for key, value in own.items()))
 
-    lib = fetch.jars("cassandra")
+    release = fetch.release()
+    lib = fetch.jars(release)
     # No agent while the archive is made: the JVM refuses to write one then. It is used with the agent all the same.
-    agent = [f"-javaagent:{lib / 'jamm-0.4.0.jar'}"] if jvm is None else list(jvm)
+    agent = [f"-javaagent:{lib / _AGENTS[release]}"] if jvm is None else list(jvm)
 
     def command() -> list[str]:
-        quick = archives.options("cassandra") if jvm is None else []
+        quick = archives.options(release) if jvm is None else []
         java = ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:MaxDirectMemorySize=256m", "-XX:+ExitOnOutOfMemoryError"]
         java += [
             "-XX:+UseSerialGC",

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FILES = Path(__file__).parent / "files"
+_RELEASES = {"5.0": "cassandra", "4.1": "cassandra-4.1"}
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
@@ -30,7 +31,7 @@ def cache() -> Path:
 
 
 def jars(server: str) -> Path:
-    """Folder of the jars of ``kafka`` or ``cassandra``."""
+    """Folder of the jars of ``kafka`` or of a ``release()``."""
     return cache() / server / "lib"
 
 
@@ -46,7 +47,15 @@ def kafka() -> None:
 
 def cassandra() -> None:
     """Cassandra's jars are in the cache and are the pinned ones."""
-    _by_maven("cassandra")
+    _by_maven(release())
+
+
+def release() -> str:
+    """Name of the Cassandra in use: 5.0, or by ``CHATCLUSTER_TEST_CASSANDRA_VERSION`` another. Raises ``Missing``."""
+    given = os.environ.get("CHATCLUSTER_TEST_CASSANDRA_VERSION", "5.0")
+    if given not in _RELEASES:
+        raise Missing(f"CHATCLUSTER_TEST_CASSANDRA_VERSION={given}: allowed: {', '.join(_RELEASES)}")
+    return _RELEASES[given]
 
 
 def _by_maven(server: str) -> None:
