@@ -161,7 +161,7 @@ def network_policy(namespaces: list[str]) -> Object:
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": ports("management")}],
         "egress": [
-            {"ports": ports(53, protocols=("UDP", "TCP"))},
+            {"ports": ports(53, 5353, protocols=("UDP", "TCP"))},
             {"ports": ports(*API_SERVER)},
             {"to": [theirs], "ports": ports(8081)},
         ],

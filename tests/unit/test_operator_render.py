@@ -200,15 +200,15 @@ def out_of(component, spec):
 
 
 def test_the_migration_may_reach_all_that_it_speaks_to():
-    assert out_of("migrate", SPEC) == {53, 6379, 9042, 9092}
+    assert out_of("migrate", SPEC) == {53, 5353, 6379, 9042, 9092}
 
 
 def test_masters_behind_sentinels_are_reached_beside_the_sentinels():
     redis = {"mode": "sharded", "endpoints": ["main"], "sentinels": ["sentinel:26379"]}
     spec = changed(SPEC, "dependencies.redis", redis)
-    assert out_of("presence", spec) == {53, 6379, 26379}
+    assert out_of("presence", spec) == {53, 5353, 6379, 26379}
     endpoints = {"mode": "sharded", "endpoints": ["a:7001", "b:7002"]}
-    assert out_of("presence", changed(SPEC, "dependencies.redis", endpoints)) == {53, 7001, 7002}
+    assert out_of("presence", changed(SPEC, "dependencies.redis", endpoints)) == {53, 5353, 7001, 7002}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_keys_are_fetched_wherever_they_are(url, port):
     auth = {"jwks": {"url": url}, "audience": "chat", "issuer": "https://id.example"}
     spec = changed(changed(SPEC, "auth", auth), "dependencies.redis.endpoints", ["a:7001"])
     assert port in out_of("gateway", spec)
-    assert out_of("embedded", changed(spec, "dependencies", {"embedded": {}})) == {53, port}
-    assert out_of("embedded", changed(SPEC, "dependencies", {"embedded": {}})) == {53}
+    assert out_of("embedded", changed(spec, "dependencies", {"embedded": {}})) == {53, 5353, port}
+    assert out_of("embedded", changed(SPEC, "dependencies", {"embedded": {}})) == {53, 5353}
 
 
 @pytest.mark.parametrize(

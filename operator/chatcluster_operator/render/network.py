@@ -129,7 +129,8 @@ def policies(cluster: Cluster, spec: Spec) -> list[Object]:
     ]
 
 
-_DNS: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+# Policies see the port behind the Service: OpenShift's resolvers listen on 5353.
+_DNS: Object = {"ports": [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
 
 
 def _web(*urls: str | None) -> list[Object]:
