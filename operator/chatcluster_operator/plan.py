@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from chatcluster_operator import drains, scale
-from chatcluster_operator.conditions import Facts, conditions
+from chatcluster_operator.conditions import Facts
 from chatcluster_operator.group import RESTARTED
 from chatcluster_operator.names import (
     COMPONENTS,
@@ -38,6 +38,7 @@ from chatcluster_operator.render.workloads import (
     secrets_of,
     shape_of,
 )
+from chatcluster_operator.reporting import status_of
 from chatcluster_operator.spec import Spec
 from chatcluster_operator.versions import order
 
@@ -96,7 +97,7 @@ def plan(
     keep |= {Child("v1", "ConfigMap", one.config) for one in observed.migrations.values()}
     wanted = {Child.of(one) for one in made.apply} | keep
     made.delete = sorted(set(observed.children) - wanted, key=lambda one: (one.kind, one.name))
-    made.status = _status(cluster, spec, observed, facts, now)
+    made.status = status_of(cluster, spec, observed, facts, now)
     if facts.moving or facts.draining or (facts.waits and not spec.paused):
         made.again = SOON
     elif facts.scaling:
@@ -384,53 +385,3 @@ def _resized(cluster: Cluster, one: Workload, replicas: int) -> Object:
         "spec": {"replicas": replicas},
         "patch": True,
     }
-
-
-def _status(cluster: Cluster, spec: Spec, observed: Observed, facts: Facts, now: datetime) -> dict[str, Any]:
-    before = observed.status
-    desired = facts.desired.get("gateway", 1)
-    serving = facts.gateways or tuple(one for one in (facts.components.get("embedded"),) if one is not None)
-    ready = sum(one.ready for one in serving)
-    component = "embedded" if spec.dependencies.embedded is not None else "gateway"
-    selector = ",".join(f"{key}={value}" for key, value in cluster.selector(component).items())
-    parts: dict[str, Any] = {}
-    for name in COMPONENTS:
-        workload = facts.components.get(name)
-        many = facts.gateways if name == "gateway" else (() if workload is None else (workload,))
-        mine = [pod for pod in observed.pods if pod.component == name]
-        parts[name] = {
-            "desired": facts.desired.get(name, 0),
-            "ready": sum(one.ready for one in many),
-            "updated": sum(one.updated for one in many if one.revision in ("", facts.revision)),
-            "revision": facts.revision
-            if name == "gateway"
-            else many[0].annotations.get(CONFIG_HASH, "")
-            if many
-            else "",
-        }
-        if name == "gateway":
-            parts[name]["connections"] = sum(pod.connections or 0 for pod in mine)
-        if name == "persister":
-            lags = [(pod.measures or {}).get("chatcluster_persister_lag_records", 0) for pod in mine]
-            parts[name]["lag"] = int(sum(lags))
-    found = conditions(facts, observed, before.get("conditions") or [], now)
-    status: dict[str, Any] = {
-        "observedGeneration": observed.generation,
-        "version": version_of(spec) if not facts.blocked else before.get("version"),
-        "phase": next(one["reason"] for one in found if one["type"] == "Ready"),
-        "replicas": sum(one.wanted for one in serving),
-        "selector": selector,
-        "gateways": f"{ready}/{desired}",
-        "draining": len(facts.draining),
-        "conditions": found,
-        "drains": drains.told(observed.pods, facts.waits, now, before.get("drains") or (), stuck=facts.waits_long)[
-            :100
-        ],
-        "endpoints": {
-            "sockets": f"ws://{cluster.child('gateway')}.{cluster.namespace}.svc:8080/v1/connect",
-            "serverApi": f"http://{cluster.child('api')}.{cluster.namespace}.svc:8081/api/v1",
-        },
-    }
-    if spec.dependencies.embedded is None:
-        status["components"] = parts
-    return {key: value for key, value in status.items() if value is not None}
