@@ -291,6 +291,22 @@ async def test_a_full_server_refuses_aloud_and_takes_all_once_it_has_room(server
         assert [len(one) for one in await tails.read([(timeline, -1) for timeline, _ in entries])] == [2] * 100
 
 
+async def test_a_connection_that_another_task_closes_is_no_answer(server):
+    """At whatever moment of a call, as a cluster's client does when it reads its map anew."""
+    async with opened(shards=(server.address,), timeout=2.0, heartbeat=60.0) as shards:
+        tails = RedisTails(shards, metrics=Metrics())
+        [client] = shards.clients()
+        said = []
+        for number in range(200):
+            asked = asyncio.create_task(tails.read([("x", 1)]))
+            for _ in range(number % 40):
+                await asyncio.sleep(0)
+            await client.connection_pool.disconnect()
+            said += await asyncio.gather(asked, return_exceptions=True)
+        assert {type(one) for one in said} == {list, Unavailable}
+        assert await answered(lambda: tails.read([("x", 1)])) == [None]
+
+
 async def test_twenty_thousand_topics_are_subscribed_and_again_after_a_cut(server):
     patient = {"subscribe_timeout": 20.0, "deadline": 10.0, "connect_timeout": 5.0}
     async with opened(shards=(server.address,), **patient) as shards, hearing(shards) as buses:

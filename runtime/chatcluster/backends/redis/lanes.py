@@ -21,6 +21,10 @@ from chatcluster.ports import Unavailable
 
 Command = tuple[Any, ...]
 
+AWAY = (RedisError, OSError, TimeoutError, AttributeError)
+"""What redis-py raises in place of an answer. AttributeError: another task closed the connection between the look at it
+and the write, as a cluster's client does to all of them when it reads its map anew."""
+
 
 def said(error: BaseException) -> str:
     """An error in a word, without addresses and secrets."""
@@ -74,7 +78,7 @@ class Lane:
                     return [self._judged(one) for one in await self._answers(commands)]
                 finally:
                     self._gate.release()
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             return self._away(commands, said(error))
 
     async def _answers(self, commands: Sequence[Command]) -> list[Any]:

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from chatcluster.backends.redis.access import FilePassword, credentials, read_password, tls_arguments
-from chatcluster.backends.redis.lanes import Command, Lane, ended, said, settled
+from chatcluster.backends.redis.lanes import AWAY, Command, Lane, ended, said, settled
 from chatcluster.backends.redis.settings import RedisSettings, split
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.placement import place as placed
@@ -279,7 +279,7 @@ class RedisShards:
                 return split(name)
             try:
                 host, port = await self._sentinel.discover_master(name)
-            except (RedisError, MasterNotFoundError) as error:
+            except (*AWAY, MasterNotFoundError) as error:
                 raise ConnectionError(said(error)) from error
             return str(host), int(port)
 
@@ -306,7 +306,7 @@ class RedisShards:
                     await cluster.nodes_manager.initialize()
                 else:
                     await cluster.initialize()
-        except (RedisError, OSError, TimeoutError):
+        except AWAY:
             self._stale = True
             return
         masters = {node.name: node for node in cluster.get_primaries()}
@@ -329,7 +329,7 @@ class RedisShards:
                     info = info.get(node.name, info)
                 else:
                     info = await self._lanes[node.name].client.info("replication")
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             self._is(node, said(error))
             return
         if info["role"] != "master":
