@@ -359,6 +359,25 @@ def test_rotation() -> None:
     asyncio.run(main())
 
 
+def test_before_there_are_keys_no_token_is_called_bad() -> None:
+    async def main() -> None:
+        issuer = Issuer(key_set(published("EC")))
+        issuer.broken = True
+        clock = Clock()
+        checking = TokenAuthenticator(keys=PublishedKeys(fetch=issuer.fetch, clock=clock), clock=clock)
+        with pytest.raises(Refused) as refused:
+            await checking.verify(signed("EC", "1"))
+        assert (refused.value.code, refused.value.retryable) == ("unavailable", True)
+        assert checking.problems() is not None
+        issuer.broken = False
+        clock.at += 10.0
+        assert (await checking.verify(signed("EC", "1"))).user == "ann"
+        assert checking.problems() is None
+
+    asyncio.run(main())
+    assert secret_authenticator().problems() is None
+
+
 def test_keys_are_fetched_again_in_time(jump: Callable[..., None], loop_clock: Any) -> None:
     async def main() -> None:
         issuer = Issuer(b"nonsense")

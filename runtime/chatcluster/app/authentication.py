@@ -13,7 +13,7 @@ from chatcluster.app.address import guarded
 from chatcluster.app.settings import BadSettings
 from chatcluster.app.tokens import MissingKey, read_key
 from chatcluster.ports import Clock
-from chatcluster.services.gateway.auth import Authenticator, AuthSettings, TokenAuthenticator
+from chatcluster.services.gateway.auth import AuthSettings, TokenAuthenticator
 from chatcluster.services.gateway.keys import BadKeySet, PublishedKeys, SecretKeys, parse_key_set
 
 _MAX_SET_BYTES = 1 << 20
@@ -45,7 +45,7 @@ def secret_in(file: str) -> bytes:
 
 
 @asynccontextmanager
-async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> AsyncIterator[Authenticator]:
+async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> AsyncIterator[TokenAuthenticator]:
     """The authenticator of the settings, its key set kept fresh meanwhile. Raises ``BadSettings``."""
     settings = AuthSettings(audience=section.audience, issuer=section.issuer)
     if section.jwks_file is not None and section.jwks_url is not None:
@@ -91,7 +91,7 @@ async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> A
                                 break  # no set: the rest need not come
                         return bytes(data)
 
-                # A set that is not there yet is no reason not to start: readiness and logs say it.
+                # A set that is not there yet keeps nobody from starting: readiness says it, hellos are to come later.
                 keys = PublishedKeys(fetch=fetch, clock=clock, refresh=section.refresh)
                 keeping = tasks.create_task(keys.run())
                 yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)

@@ -290,6 +290,8 @@ class Authenticator:
     async def verify(self, token: str) -> Identity:
         if token == "bad":
             raise Refused("unauthorized", "no")
+        if token == "early":
+            raise Refused("unavailable", "no keys yet")
         user, _, issued = token.partition("@")
         return Identity(user, TENANT, 2e9, float(issued or 1.79e9))
 

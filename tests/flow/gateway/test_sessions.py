@@ -95,6 +95,18 @@ def test_a_bad_token_is_refused_and_closed(jump, open_world, token):
     jump(main())
 
 
+def test_a_token_that_nobody_can_judge_yet_is_not_called_bad(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            client = world.client("alice")
+            client.hello(token="early")
+            await asyncio.sleep(0.1)
+            assert client.errors() == ["unavailable"]
+            assert client.link.code is Close.TRY_LATER
+
+    jump(main())
+
+
 def test_a_bearer_of_the_handshake_needs_no_token(jump, open_world):
     async def main():
         async with open_world() as world:

@@ -41,7 +41,8 @@ class Authenticator(Protocol):
     """Verifies tokens."""
 
     async def verify(self, token: str) -> Identity:
-        """Who the bearer is. Raises ``Refused("unauthorized")``, one text for every reason.
+        """Who the bearer is. Raises ``Refused("unauthorized")``, one text for every reason; ``unavailable`` while
+        nobody can tell, as there are no keys yet.
 
         Waits only for keys that are being fetched; it returns without a pause when they are at hand.
         """
@@ -75,6 +76,10 @@ class TokenAuthenticator:
         self._cache: dict[bytes, Identity] = {}
         self._cache_version = keys.version
 
+    def problems(self) -> str | None:
+        """For readiness: what keeps every token from being verified."""
+        return None if self._keys.loaded else "no key set yet"
+
     async def verify(self, token: str) -> Identity:
         """See ``Authenticator``."""
         if len(token) > MAX_TOKEN or not token.isascii():
@@ -88,7 +93,7 @@ class TokenAuthenticator:
         if key is None and await self._keys.refetch(kid):
             key = self._keys.find(kid, algorithm)
         if key is None:
-            raise _unauthorized()
+            raise _unauthorized() if self._keys.loaded else Refused("unavailable", "there are no keys yet, try again")
         version = self._keys.version
         try:
             decoded = self._jws.decode_complete(token, key.material, algorithms=[key.algorithm])
