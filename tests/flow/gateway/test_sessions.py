@@ -183,6 +183,33 @@ def test_sessions_per_user_are_capped(jump, open_world):
     jump(main())
 
 
+def test_hellos_of_one_moment_are_capped_like_any(jump, open_world):
+    async def main():
+        async with open_world(sessions_per_user=2) as world:
+            clients = [world.client("alice") for _ in range(5)]
+            for client in clients:
+                client.hello()
+            await asyncio.sleep(0.1)
+            assert sum(bool(client.of(Welcome)) for client in clients) == 2
+            assert [client.link.code for client in clients if client.link.closed] == [Close.TOO_MANY] * 3
+
+    jump(main())
+
+
+def test_whoever_leaves_while_the_token_is_looked_at_takes_no_place(jump, open_world):
+    async def main():
+        async with open_world(sessions_per_user=1) as world:
+            world.authenticator.slow = 1.0
+            client = world.client("alice")
+            client.hello()
+            await asyncio.sleep(0.5)
+            client.gone()
+            await asyncio.sleep(1.0)
+            assert (await world.connect("alice")).welcome
+
+    jump(main())
+
+
 def test_requests_in_flight_stop_the_reading(jump, open_world):
     async def main():
         async with open_world(in_flight=4) as world:
@@ -377,8 +404,9 @@ def test_a_token_is_renewed_for_the_same_user_only(jump, open_world):
             alice.link.expires = None
             alice.say(RenewToken("1", "bob"))
             alice.say(RenewToken("2", "bad"))
+            alice.say(RenewToken("4", "alice#other"))
             await asyncio.sleep(0.1)
-            assert alice.errors() == ["unauthorized", "unauthorized"]
+            assert alice.errors() == ["unauthorized"] * 3
             assert alice.link.expires is None
             alice.say(RenewToken("3", "alice@1790000100"))
             await asyncio.sleep(0.1)
@@ -415,6 +443,42 @@ def test_a_revocation_in_the_store_ends_sessions_within_its_interval(jump, open_
             world.store.revoked.append(RevocationRow(TENANT, "alice", 200_000))
             assert await world.until(lambda: alice.link.closed) < 2.5
             assert alice.link.code is Close.UNAUTHORIZED
+
+    jump(main())
+
+
+def test_a_second_revocation_ends_what_came_after_the_first(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.store.revoked.append(RevocationRow(TENANT, "alice", 200_000))
+            await asyncio.sleep(3)
+            alice = await world.connect("alice@300")
+            world.store.revoked[:] = [RevocationRow(TENANT, "alice", 400_000)]
+            assert await world.until(lambda: alice.link.closed) < 2.5
+            assert alice.link.code is Close.UNAUTHORIZED
+            world.publish([inbox("alice")], Revoke(200_000, "an old rumour"))
+            await asyncio.sleep(0.01)
+            assert (await world.connect("alice@300")).errors() == ["unauthorized"]
+
+    jump(main())
+
+
+@pytest.mark.parametrize(
+    ("envelope", "code"),
+    [(Revoke(200_000, "stolen"), Close.UNAUTHORIZED), (Disconnect("moved"), Close.RESTART)],
+)
+def test_who_waits_for_the_welcome_is_ended_too(jump, open_world, envelope, code):
+    async def main():
+        async with open_world() as world:
+            await asyncio.sleep(0.1)
+            world.store.down = True
+            alice = world.client("alice@100")
+            alice.hello()
+            await asyncio.sleep(0.5)
+            world.publish([inbox("alice")], envelope)
+            await asyncio.sleep(0.1)
+            assert alice.link.code is code
+            assert alice.of(Welcome) == []
 
     jump(main())
 
