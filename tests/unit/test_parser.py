@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -89,6 +90,7 @@ def parse(stream: bytes, cuts: list[int] | None = None, *, fragments: int = 100)
         (frame(TEXT, b"\xc3"), [], 1007),
         (frame(TEXT, "€".encode()[:1], fin=False) + frame(CONTINUATION, "€".encode()[1:]), [(TEXT, "€".encode())], 0),
         (frame(TEXT, b"\xff", fin=False), [], 1007),
+        (frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"\xc3"), [], 1007),
         (frame(BINARY, b"\xff"), [(BINARY, b"\xff")], 0),
     ],
 )
@@ -106,6 +108,15 @@ def test_fragments_are_bounded_even_when_empty() -> None:
     stream = frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 99
     assert parse(stream, fragments=100) == ([], 0)
     assert parse(stream + frame(CONTINUATION, fin=False), fragments=100) == ([], 1009)
+
+
+def test_nothing_is_held_of_what_was_read() -> None:
+    parser, stream = Parser(LIMIT, 100), frame(TEXT, b"x" * 900)
+    held = sys.getrefcount(stream)
+    parser.feed(stream)
+    assert parser.next() is not None
+    assert parser.next() is None
+    assert sys.getrefcount(stream) == held
 
 
 def test_next_takes_one_message_at_a_time() -> None:
