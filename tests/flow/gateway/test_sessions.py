@@ -14,6 +14,7 @@ from chatcluster.core.frames import (
     Ack,
     BadFrame,
     ErrorFrame,
+    Follow,
     Hello,
     Ping,
     Pong,
@@ -507,6 +508,24 @@ def test_disconnect_ends_sessions_that_may_come_back(jump, open_world):
             await asyncio.sleep(0.01)
             assert alice.link.code is Close.RESTART
             assert (await world.connect("alice")).welcome
+
+    jump(main())
+
+
+def test_nothing_is_accepted_after_the_end(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice")
+            alice = await world.connect("alice")
+            world.publish([inbox("alice")], Disconnect("moved"))
+            await asyncio.sleep(0.01)
+            alice.say(Send("1", "room", "k", "hi"))
+            alice.say(Follow("2", "big"))
+            alice.say(Watch("3", ["bob"]))
+            await asyncio.sleep(1)
+            assert world.router.asked == []
+            assert alice.handler.follows is None
+            assert world.presence.watched == {}
 
     jump(main())
 
