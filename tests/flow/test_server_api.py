@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -26,7 +27,7 @@ from chatcluster.core.envelope import Disconnect, Revoke
 from chatcluster.core.frames import Answer, ChannelAdd, ErrorFrame, Request
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Caller, Delivery, Unavailable
-from chatcluster.services.gateway.auth import Identity
+from chatcluster.services.gateway.auth import Identity, valid_user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -335,6 +336,13 @@ async def test_a_body_without_a_length_is_bounded_too(api: Api) -> None:
         ("GET", "/channels/" + "x" * 129, None, (404, "no_such_channel", None)),
         ("GET", "/channels/a%0Ab", None, (404, "no_such_channel", None)),
         ("POST", "/users/" + "x" * 129 + "/revoke", None, (400, "bad_request", "user")),
+        ("POST", "/users/a%0Ab/revoke", None, (400, "bad_request", "user")),
+        (
+            "POST",
+            "/channels/c/messages",
+            {"client_id": "c", "body": "b", "sender": "a\nb"},
+            (400, "bad_request", "sender"),
+        ),
         ("GET", "/channels/c/messages?limit=0", None, (400, "bad_request", "limit")),
         ("GET", "/channels/c/messages?limit=many", None, (400, "bad_request", "limit")),
         ("GET", "/channels/c/messages?before=x", None, (400, "bad_request", "before")),
@@ -355,6 +363,18 @@ async def test_bad_calls_are_refused_by_name(
     api: Api, method: str, path: str, body: object, expected: tuple[int, str, str | None]
 ) -> None:
     assert await api.refused(method, path, body) == expected
+
+
+@pytest.mark.parametrize("user", ["Ünï çødé 👩‍👩‍👧", "no\u00a0break", "\u202ebidi", "a/b", "ann?x=%41#"])
+async def test_whoever_can_sign_in_can_be_a_member_and_a_sender_and_be_revoked(api: Api, user: str) -> None:
+    assert valid_user(user)
+    channel, quoted = await api.group(members=[user]), quote(user, safe="")
+    assert user in await api.members(channel)
+    message = {"client_id": "m", "body": "hello", "sender": user}
+    await api.call(models.Published, "POST", f"/channels/{channel}/messages", message)
+    await api.call(models.MembersChanged, "DELETE", f"/channels/{channel}/members/{quoted}")
+    assert user not in await api.members(channel)
+    assert (await api.call(models.Revoked, "POST", f"/users/{quoted}/revoke"))["user"] == user
 
 
 # -- when things fail -------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import unicodedata
 from typing import Any, Protocol, TypeGuard
 
 import jwt
 import msgspec
 
 from chatcluster.core.codes import Refused
+from chatcluster.core.session import valid_user
 from chatcluster.ports import Clock
 from chatcluster.services.gateway.keys import Keys
 
@@ -160,15 +160,6 @@ class TokenAuthenticator:
         while len(cache) >= self._settings.cache:
             del cache[next(iter(cache))]
         cache[_digest(token)] = identity
-
-
-def valid_user(user: object) -> TypeGuard[str]:
-    """1 to 128 characters that can be written as UTF-8, none of them a control character."""
-    return (
-        isinstance(user, str)
-        and 1 <= len(user) <= 128
-        and all(unicodedata.category(character) not in {"Cc", "Cs"} for character in user)
-    )
 
 
 def valid_tenant(tenant: object) -> TypeGuard[str]:
