@@ -179,6 +179,7 @@ def test_each_user_has_a_rate(play: Any) -> None:
         assert 0 < refused.retry_after_ms <= 1_000
         assert code(await world.answer(send(), "bob")) == "Ack"
         assert code(await world.answer(send(), "ann", system=True)) == "Ack"
+        assert code(await world.answer(send(), "ann", tenant="other")) == "no_such_channel", "another ann's rate"
         await asyncio.sleep(refused.retry_after_ms / 1_000)
         assert code(await world.answer(send())) == "Ack"
         assert len(world.log.records) == 6
@@ -247,6 +248,21 @@ def test_what_is_in_flight_is_bounded(play: Any) -> None:
         assert code(await world.answer(send())) == "Ack"
 
     play(scene, max_in_flight=5)
+
+
+@pytest.mark.parametrize("bound", ["max_waiting", "max_arrivals"])
+def test_what_waits_for_a_channel_is_bounded(play: Any, bound: str) -> None:
+    async def scene(world: World) -> None:
+        world.store.slow = 0.5
+        names = []
+        for _ in range(5):
+            names.append(world.ask(send()))
+            await world.settle()
+        assert [code(world.answers[name]) for name in names[3:]] == ["overloaded"] * 2
+        await world.until(lambda: len(world.answers) == 5)
+        assert [code(world.answers[name]) for name in names[:3]] == ["Ack"] * 3
+
+    play(scene, **{bound: 3})
 
 
 def test_arrivals_are_bounded(play: Any) -> None:
