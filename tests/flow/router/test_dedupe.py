@@ -51,8 +51,9 @@ def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:
             await world.answer(send(client_id="x", body="one")),
             await world.answer(send(client_id="x", body="two"), "bob"),
             await world.answer(send("pair", client_id="x", body="three")),
+            await world.answer(send(client_id="nx", body="four"), "an", system=True),
         ]
-        assert [code(answer) for answer in answers] == ["Ack"] * 3
+        assert [code(answer) for answer in answers] == ["Ack"] * 4
 
     play(scene)
 
@@ -143,6 +144,18 @@ def test_a_flagged_send_without_a_verdict_or_with_a_void_one_is_of_unknown_outco
         assert code(world.answers[never]) == "unknown_outcome"
 
     play(scene)
+
+
+def test_when_as_many_wait_for_verdicts_as_may_nothing_more_is_published(play: Any) -> None:
+    async def scene(world: World) -> None:
+        waiting = world.ask(send(retry=True))
+        await world.until(lambda: len(world.log.records) == 1)
+        await world.settle()
+        assert code(await world.answer(send(retry=True))) == "overloaded"
+        assert (len(world.log.records), len(world.live())) == (1, 3)
+        assert waiting not in world.answers
+
+    play(scene, max_verdicts=1)
 
 
 def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: Any) -> None:

@@ -126,6 +126,22 @@ def test_who_slept_drops_what_waited_before_acting_on_it(play: Any) -> None:
     play(scene, report_deadline=60.0)
 
 
+def test_who_slept_while_dedupe_was_asked_publishes_nothing(play: Any) -> None:
+    async def scene(world: World) -> None:
+        claim = world.dedupe.claim
+
+        async def asleep(claims: Any) -> Any:
+            asyncio.get_running_loop().offset += 10.5  # type: ignore[attr-defined]
+            return await claim(claims)
+
+        await world.answer(send("pair"))
+        world.dedupe.claim = asleep  # type: ignore[method-assign]
+        assert code(await world.answer(send())) == "unavailable"
+        assert len(world.log.records) == 1
+
+    play(scene)
+
+
 def test_stopping_answers_everything(jump: Jump, loop_clock: Any) -> None:
     async def main() -> None:
         world = World(loop_clock, RouterSettings())

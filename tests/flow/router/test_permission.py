@@ -169,6 +169,7 @@ def test_with_the_store_down_cached_channels_go_on_and_unknown_ones_are_unavaila
         await asyncio.sleep(60)
         assert code(await world.answer(send())) == "Ack"
         assert code(await world.answer(send("large"))) == "Ack"
+        assert code(await world.answer(send(), "robot", system=True)) == "Ack"
         answer = await world.answer(send("pair"))
         assert isinstance(answer, ErrorFrame)
         assert (answer.code, answer.retryable) == ("unavailable", True)
