@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatcluster.core.frames import Ack, ErrorFrame
+from chatcluster.core.frames import Ack, Delete, Edit, ErrorFrame, React, Send
 from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
 from chatcluster.ports import Unavailable
@@ -43,6 +43,27 @@ def test_other_content_under_the_same_client_id_is_a_conflict(play: Any, settled
         assert (len(world.log.records), len(world.live())) == (1, before)
 
     play(scene)
+
+
+def test_a_repeat_that_differs_in_anything_is_other_content() -> None:
+    contents = [
+        Send("r", "small", "x", "one"),
+        Send("r", "small", "x", "two"),
+        Send("r", "small", "x", "one", {"a": 1}),
+        Send("r", "small", "x", "one", None, "7"),
+        Edit("r", "small", "7", "x", "one"),
+        Edit("r", "small", "8", "x", "one"),
+        Edit("r", "small", "7", "x", "two"),
+        Edit("r", "small", "7", "x", "one", {"a": 1}),
+        React("r", "small", "7", "x", "+"),
+        React("r", "small", "8", "x", "+"),
+        React("r", "small", "7", "x", "-"),
+        React("r", "small", "7", "x", "+", remove=True),
+        Delete("r", "small", "7", "x"),
+        Delete("r", "small", "8", "x"),
+    ]
+    assert len({content_digest(content) for content in contents}) == len(contents)
+    assert content_digest(Send("q", "small", "x", "one", after="9", retry=True)) == content_digest(contents[0])
 
 
 def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:

@@ -27,8 +27,8 @@ from chatcluster.core.frames import (
     Sync,
 )
 from chatcluster.core.ids import MAX_ID, first_id
-from chatcluster.core.records import EditRecord
-from chatcluster.ports import Committed, Lost
+from chatcluster.core.records import MAX_AGE, EditRecord
+from chatcluster.ports import Committed, Failure, Lost
 from handmade_router import World, code, send, verdict
 
 # -- who may ---------------------------------------------------------------------------------------
@@ -207,6 +207,52 @@ def test_a_system_caller_is_above_membership(play: Any) -> None:
         assert code(await world.answer(send(), "robot", system=True)) == "Ack"
         assert code(await world.answer(send("large"), "robot", system=True)) == "Ack"
         assert code(await world.answer(send("nosuch"), "robot", system=True)) == "no_such_channel"
+
+    play(scene)
+
+
+# -- members and names -----------------------------------------------------------------------------
+
+
+def test_who_may_change_a_channel(play: Any) -> None:
+    async def scene(world: World) -> None:
+        tries: list[tuple[str, bool, Request, str]] = [
+            ("cat", False, ChannelRemove("c1", "small", ["ann"]), "forbidden"),
+            ("cat", False, ChannelRemove("c2", "small", ["bob", "ann"]), "forbidden"),
+            ("bob", False, ChannelRemove("c3", "small", ["cat"]), "forbidden"),
+            ("bob", False, ChannelUpdate("c4", "small", "x"), "forbidden"),
+            ("bob", False, ChannelAdd("c5", "small", ["dan"]), "forbidden"),
+            ("ann", False, ChannelAdd("c6", "pair", ["dan"]), "forbidden"),
+            ("ann", False, ChannelLeave("c7", "pair"), "forbidden"),
+            ("robot", True, ChannelJoin("c8", "pair"), "forbidden"),
+            ("ann", False, ChannelJoin("c9", "pair"), "Reply"),
+            ("bob", False, ChannelJoin("c10", "small"), "Reply"),
+        ]
+        for user, system, request, wanted in tries:
+            assert code(await world.answer(request, user, system=system)) == wanted, request
+        assert world.log.records == []
+
+    play(scene)
+
+
+def test_a_change_that_did_not_become_durable_is_no_success(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.log.age = 1.5
+        assert code(await world.answer(ChannelUpdate("stalled", "small", "x"))) == "overloaded"
+        assert world.log.records == []
+        world.log.age, world.log.late = 0.0, MAX_AGE + 1
+        assert code(await world.answer(ChannelUpdate("late", "small", "x"))) == "unknown_outcome"
+        world.log.late, world.log.hold = 0, True
+        failed, silent = (
+            world.ask(ChannelUpdate("failed", "small", "x")),
+            world.ask(ChannelUpdate("silent", "small", "x")),
+        )
+        await world.until(lambda: len(world.log.records) == 3)
+        world.log.report(1, Failure("down"))
+        await world.until(lambda: failed in world.answers, 1)
+        assert code(world.answers[failed]) == "unknown_outcome"
+        await world.until(lambda: silent in world.answers, 25)
+        assert code(world.answers[silent]) == "unknown_outcome"
 
     play(scene)
 
