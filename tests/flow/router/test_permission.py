@@ -141,11 +141,12 @@ def test_direct_channels_are_read_once(play: Any) -> None:
 
 def test_lost_news_drop_what_is_cached(play: Any) -> None:
     async def scene(world: World) -> None:
-        await world.answer(send(), "bob")
-        world.store.remove("small", "bob")
-        cache = world.router._cache
-        cache.follow([Lost(None)])
-        assert code(await world.answer(send(), "bob")) == "no_such_channel"
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "bob")) == "Ack"
+            world.store.remove(channel, "bob")
+            world.router._cache.follow([Lost(None)])
+            assert code(await world.answer(send(channel))) == "Ack"
+            assert code(await world.answer(send(channel), "bob")) == "no_such_channel"
 
     play(scene)
 
