@@ -167,6 +167,22 @@ def test_a_flagged_send_without_a_verdict_or_with_a_void_one_is_of_unknown_outco
     play(scene)
 
 
+def test_the_verdict_on_another_attempt_is_not_the_answer(play: Any) -> None:
+    async def scene(world: World) -> None:
+        name = world.ask(send(client_id="x", retry=True))
+        await world.until(lambda: len(world.log.records) == 1)
+        (record,) = world.log.sent
+        void = VerdictRow("t", "small", "ann", "x", 99, record.id - 1, None, world.clock.now(), record.digest)
+        world.store.rows.append(void)
+        await asyncio.sleep(1)
+        assert name not in world.answers
+        verdict(world, 0, record.id)
+        await world.until(lambda: name in world.answers, 1)
+        assert code(world.answers[name]) == "Ack"
+
+    play(scene)
+
+
 def test_when_as_many_wait_for_verdicts_as_may_nothing_more_is_published(play: Any) -> None:
     async def scene(world: World) -> None:
         waiting = world.ask(send(retry=True))
