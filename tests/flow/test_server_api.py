@@ -531,6 +531,8 @@ async def test_calls_in_flight_are_bounded(api: Api) -> None:
         assert (await other.refused("POST", "/channels/c/messages", GOOD))[:2] == (503, "overloaded")
         waiting[0](server_api.Ack("api", "c", "1", "", False))
         assert (await first)[0] == 200
+        for _ in range(2):  # refused ones made room, too
+            assert (await other.refused("GET", "/channels/nosuch"))[:2] == (404, "no_such_channel")
 
 
 # -- the description ----------------------------------------------------------------------------------------------
