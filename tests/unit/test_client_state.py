@@ -87,6 +87,9 @@ def test_a_durable_copy_ends_pending() -> None:
     state.event(message(1, live=False))
     assert state.saved().pending == []
     assert told(state.event(retracted(1))) == []
+    again = opened(Saved("i", {}, ["7"]))
+    again.event(message(7, live=False))
+    assert again.saved().pending == []
     # A mark made before the gateway knew that we hold the durable copy changes nothing.
     assert state.mark(Mark(["1"], inbox="5")).pending == []
 
@@ -143,6 +146,13 @@ def test_the_highest_version_wins() -> None:
     older = Event("inbox", "19", "c", "channel", False, version="6", name="old", change="renamed")
     assert len(told(state.event(renamed))) == 1
     assert told(state.event(older)) == []
+
+
+def test_deletes_have_no_order_among_each_other() -> None:
+    state = opened()
+    for event_id, gone in ((12, "2"), (11, "1")):
+        deleted = Event("inbox", str(event_id), "c", "deleted", False, version=str(event_id), message_id=gone)
+        assert [event.message_id for event in told(state.event(deleted))] == [gone]
 
 
 def test_read_cursors_only_move_forward_and_are_never_pending() -> None:
@@ -296,6 +306,14 @@ def test_history_tells_what_was_missed_and_proves_what_was_told() -> None:
     assert [event.message.id for event in told(state.history(wires))] == ["2"]
     assert state.saved().pending == []
     assert told(state.event(message(2, live=False))) == []
+
+
+def test_history_does_not_bring_back_what_was_withdrawn_or_deleted() -> None:
+    state = opened()
+    state.event(retracted(3, of=1))
+    alias = WireMessage("3", "c", "bob", "k3", TIME, "body")
+    deleted = WireMessage("4", "c", "bob", "k4", TIME, "", deleted=True)
+    assert told(state.history([alias, deleted])) == []
 
 
 def test_a_window_forgets_the_oldest() -> None:
