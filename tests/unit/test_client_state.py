@@ -196,6 +196,14 @@ def test_a_mark_of_a_channel_that_is_followed_no_more_is_not_kept() -> None:
     assert state.mark(Mark([], channels={"big": "c2"})).channels == {"big": "c2"}
     state.unfollowed("big", declined=True)
     assert state.mark(Mark([], channels={"big": "c3"})).channels == {}
+    assert state.synced("i", {"big": "c4"}) == Saved("i", {}, [], None)
+
+
+def test_the_newest_is_the_greatest_whatever_came_last() -> None:
+    state = opened()
+    for number in (9, 10, 3):
+        state.event(message(number))
+    assert state.saved().newest == state.heads.get("c") == "10"
 
 
 def route(to: Any, version: int, *, timeline: str = "inbox", since: str | None = None) -> Event:
@@ -244,6 +252,14 @@ def test_a_channel_that_was_unfollowed_by_wish_is_not_read_at_a_switch() -> None
     state.following("big", "c6")
     state.unfollowed("big", declined=True)
     assert follows(state.event(route("inbox", 7, since="c5"))) == []
+
+
+def test_a_channel_that_was_unfollowed_by_wish_is_not_followed_at_a_switch() -> None:
+    state = opened()
+    state.following("big", "c1")
+    state.unfollowed("big", declined=True)
+    assert follows(state.event(route("channel", 10))) == []
+    assert state.saved().channels == {}
 
 
 def test_an_older_switch_that_comes_late_changes_nothing() -> None:
