@@ -133,6 +133,11 @@ async def test_a_direct_channel_of_two_users_is_one_channel(api: Api) -> None:
     assert (await api.call(models.ChannelMade, "POST", "/channels", body))["channel"] == one
 
 
+async def test_a_creator_beside_a_thousand_members_leaves_none_of_them_out(api: Api) -> None:
+    channel = await api.group(members=[f"u{n}" for n in range(1_000)])
+    assert len(await api.members(channel)) == 1_001
+
+
 async def test_members_are_added_and_removed_in_bulk(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_api, "CHUNK", 100)  # several router requests without thousands of members
     channel = await api.group()
@@ -197,14 +202,17 @@ async def listen(api: Api, count: int) -> list[object]:
     return told
 
 
-async def test_disconnect_and_revoke_reach_the_users_sessions(api: Api) -> None:
+@pytest.mark.parametrize(("key", "tenant"), [(KEY, "default"), (OTHER, "other")])
+async def test_disconnect_and_revoke_reach_the_users_sessions(api: Api, key: str, tenant: str) -> None:
     bus = api.platform.bus
-    await bus.subscribe(["u:default/ada lovelace"])
-    await api.call(models.Disconnected, "POST", "/users/ada%20lovelace/disconnect", {"reason": "bye"})
-    revoked = await api.call(models.Revoked, "POST", "/users/ada%20lovelace/revoke")
-    (row,) = await api.platform.store.revocations()
-    assert (row.tenant, row.user) == ("default", "ada lovelace")
+    await bus.subscribe([f"u:{tenant}/ada lovelace"])
+    before = list(await api.platform.store.revocations())
+    await api.call(models.Disconnected, "POST", "/users/ada%20lovelace/disconnect", {"reason": "bye"}, key=key)
+    revoked = await api.call(models.Revoked, "POST", "/users/ada%20lovelace/revoke", key=key)
+    (row,) = [row for row in await api.platform.store.revocations() if row not in before]
+    assert (row.tenant, row.user) == (tenant, "ada lovelace")
     told = await listen(api, 2)
+    await bus.unsubscribe([f"u:{tenant}/ada lovelace"])
     assert told == [Disconnect("bye"), Revoke(row.before, "revoked")]
     assert revoked["before"].endswith("Z")
     assert abs(row.before - SystemClock().now()) < 60_000
