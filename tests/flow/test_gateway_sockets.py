@@ -628,10 +628,11 @@ def test_preauth_sockets_are_capped(tell: Callable[[Story], None]) -> None:
 
 def test_preauth_sockets_are_capped_per_address(tell: Callable[[Story], None]) -> None:
     async def story(here: World) -> None:
-        home = await here.gateway(preauth_per_address=1)
+        home = await here.gateway(server={"pages": {"/": ("text/html", b"<p>", [])}}, preauth_per_address=1)
         home.authenticate = False
         peer = await here.connect(home)
-        assert (await here.http(home, head()))[0] == 429
+        for refused in (head(), head("GET / HTTP/1.1")):
+            assert (await here.http(home, refused))[0] == 429
         peer.leave()
         await until(lambda: home.server.sockets.admission.preauth == 0)
         await here.connect(home)

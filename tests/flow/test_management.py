@@ -13,7 +13,7 @@ from aiohttp import web
 
 from chatcluster.app import management
 from chatcluster.app.lag import LoopLag
-from chatcluster.app.management import Check, add_probes, platform_checks, serve_management
+from chatcluster.app.management import Check, add_probes, platform_checks, probes_app, serve_management
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Unavailable
 
@@ -50,6 +50,25 @@ async def test_ready_names_every_check_and_what_is_wrong() -> None:
     async with probed({"store": well, "gateway": draining, "log": broken}) as http:
         assert await get(http, "/readyz") == (503, "store: ok\ngateway: draining\nlog: Unavailable\n")
         assert await get(http, "/healthz") == (200, "ok\n")  # alive: a restart would not mend it
+
+
+async def test_a_fault_is_told_by_its_kind_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        raise ValueError("password=hunter2")
+
+    app = probes_app({}, Metrics())
+    app.router.add_get("/broken", broken)
+    async with (
+        serve_management(app, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        status, text = await get(http, "/broken")
+    assert status == 500
+    assert "unknown_outcome" in text
+    assert "ValueError" in caplog.text
+    for told in (text, caplog.text):
+        assert "hunter2" not in told
+        assert "Traceback" not in told
 
 
 async def test_a_check_that_hangs_is_not_ready() -> None:

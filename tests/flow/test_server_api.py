@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -26,7 +27,7 @@ from chatcluster.core.envelope import Disconnect, Revoke
 from chatcluster.core.frames import Answer, ChannelAdd, ErrorFrame, Request
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Caller, Delivery, Unavailable
-from chatcluster.services.gateway.auth import Identity
+from chatcluster.services.gateway.auth import Identity, valid_user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -132,6 +133,11 @@ async def test_a_direct_channel_of_two_users_is_one_channel(api: Api) -> None:
     assert (await api.call(models.ChannelMade, "POST", "/channels", body))["channel"] == one
 
 
+async def test_a_creator_beside_a_thousand_members_leaves_none_of_them_out(api: Api) -> None:
+    channel = await api.group(members=[f"u{n}" for n in range(1_000)])
+    assert len(await api.members(channel)) == 1_001
+
+
 async def test_members_are_added_and_removed_in_bulk(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_api, "CHUNK", 100)  # several router requests without thousands of members
     channel = await api.group()
@@ -196,14 +202,17 @@ async def listen(api: Api, count: int) -> list[object]:
     return told
 
 
-async def test_disconnect_and_revoke_reach_the_users_sessions(api: Api) -> None:
+@pytest.mark.parametrize(("key", "tenant"), [(KEY, "default"), (OTHER, "other")])
+async def test_disconnect_and_revoke_reach_the_users_sessions(api: Api, key: str, tenant: str) -> None:
     bus = api.platform.bus
-    await bus.subscribe(["u:default/ada lovelace"])
-    await api.call(models.Disconnected, "POST", "/users/ada%20lovelace/disconnect", {"reason": "bye"})
-    revoked = await api.call(models.Revoked, "POST", "/users/ada%20lovelace/revoke")
-    (row,) = await api.platform.store.revocations()
-    assert (row.tenant, row.user) == ("default", "ada lovelace")
+    await bus.subscribe([f"u:{tenant}/ada lovelace"])
+    before = list(await api.platform.store.revocations())
+    await api.call(models.Disconnected, "POST", "/users/ada%20lovelace/disconnect", {"reason": "bye"}, key=key)
+    revoked = await api.call(models.Revoked, "POST", "/users/ada%20lovelace/revoke", key=key)
+    (row,) = [row for row in await api.platform.store.revocations() if row not in before]
+    assert (row.tenant, row.user) == (tenant, "ada lovelace")
     told = await listen(api, 2)
+    await bus.unsubscribe([f"u:{tenant}/ada lovelace"])
     assert told == [Disconnect("bye"), Revoke(row.before, "revoked")]
     assert revoked["before"].endswith("Z")
     assert abs(row.before - SystemClock().now()) < 60_000
@@ -335,6 +344,13 @@ async def test_a_body_without_a_length_is_bounded_too(api: Api) -> None:
         ("GET", "/channels/" + "x" * 129, None, (404, "no_such_channel", None)),
         ("GET", "/channels/a%0Ab", None, (404, "no_such_channel", None)),
         ("POST", "/users/" + "x" * 129 + "/revoke", None, (400, "bad_request", "user")),
+        ("POST", "/users/a%0Ab/revoke", None, (400, "bad_request", "user")),
+        (
+            "POST",
+            "/channels/c/messages",
+            {"client_id": "c", "body": "b", "sender": "a\nb"},
+            (400, "bad_request", "sender"),
+        ),
         ("GET", "/channels/c/messages?limit=0", None, (400, "bad_request", "limit")),
         ("GET", "/channels/c/messages?limit=many", None, (400, "bad_request", "limit")),
         ("GET", "/channels/c/messages?before=x", None, (400, "bad_request", "before")),
@@ -355,6 +371,18 @@ async def test_bad_calls_are_refused_by_name(
     api: Api, method: str, path: str, body: object, expected: tuple[int, str, str | None]
 ) -> None:
     assert await api.refused(method, path, body) == expected
+
+
+@pytest.mark.parametrize("user", ["Ünï çødé 👩‍👩‍👧", "no\u00a0break", "\u202ebidi", "a/b", "ann?x=%41#"])
+async def test_whoever_can_sign_in_can_be_a_member_and_a_sender_and_be_revoked(api: Api, user: str) -> None:
+    assert valid_user(user)
+    channel, quoted = await api.group(members=[user]), quote(user, safe="")
+    assert user in await api.members(channel)
+    message = {"client_id": "m", "body": "hello", "sender": user}
+    await api.call(models.Published, "POST", f"/channels/{channel}/messages", message)
+    await api.call(models.MembersChanged, "DELETE", f"/channels/{channel}/members/{quoted}")
+    assert user not in await api.members(channel)
+    assert (await api.call(models.Revoked, "POST", f"/users/{quoted}/revoke"))["user"] == user
 
 
 # -- when things fail -------------------------------------------------------------------------------------------
@@ -511,6 +539,8 @@ async def test_calls_in_flight_are_bounded(api: Api) -> None:
         assert (await other.refused("POST", "/channels/c/messages", GOOD))[:2] == (503, "overloaded")
         waiting[0](server_api.Ack("api", "c", "1", "", False))
         assert (await first)[0] == 200
+        for _ in range(2):  # refused ones made room, too
+            assert (await other.refused("GET", "/channels/nosuch"))[:2] == (404, "no_such_channel")
 
 
 # -- the description ----------------------------------------------------------------------------------------------

@@ -203,7 +203,9 @@ class World:
             settings=self.settings,
         )
 
-    def ask(self, request: Request, user: str = "ann", *, session: str = "s", system: bool = False) -> str:
+    def ask(
+        self, request: Request, user: str = "ann", *, session: str = "s", system: bool = False, tenant: str = "t"
+    ) -> str:
         """Submit; the name under which the answer stands in ``answers``."""
         self.count += 1
         name = getattr(request, "rid", None) or f"#{self.count}"
@@ -212,7 +214,7 @@ class World:
             assert name not in self.answers, f"answered twice: {name}"
             self.answers[name] = answer
 
-        self.router.submit(Caller("t", user, session, system), request, done)
+        self.router.submit(Caller(tenant, user, session, system), request, done)
         return name
 
     async def answer(self, request: Request, user: str = "ann", **more: Any) -> Answer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatcluster.app.api_keys import SCOPES, ApiKeys, Grant
+from chatcluster.app.api_keys import SCOPES, ApiKeys, Grant, load_keys
 from chatcluster.app.settings import BadSettings
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -51,6 +51,23 @@ def test_a_wrong_file_stops_the_start_without_showing_a_key(tmp_path: Path, text
         load(tmp_path, text)
     assert ONE not in str(raised.value)
     assert "short-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"short-secret\n", b"\xff" * 40, b""])
+def test_a_file_that_is_no_key_stops_the_start_without_showing_it(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "api.key"
+    file.write_bytes(content)
+    with pytest.raises(BadSettings, match=r"api\.keys_file") as raised:
+        load_keys(str(file))
+    assert "short-secret" not in str(raised.value)
+
+
+def test_a_file_may_be_one_key_alone(tmp_path: Path) -> None:
+    file = tmp_path / "api.key"
+    file.write_text(ONE + "\n")
+    keys = load_keys(str(file))
+    assert keys is not None
+    assert keys.find(f"Bearer {ONE}") == Grant("default", SCOPES)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from chatcluster.core.codes import Refused
-from chatcluster.services.gateway.auth import AuthSettings, Identity, TokenAuthenticator, valid_tenant, valid_user
+from chatcluster.services.gateway.auth import (
+    MAX_TOKEN,
+    AuthSettings,
+    Identity,
+    TokenAuthenticator,
+    valid_tenant,
+    valid_user,
+)
 from chatcluster.services.gateway.keys import ASYMMETRIC, BadKeySet, PublishedKeys, SecretKeys, parse_key_set
 
 NOW = 1_790_000_000
@@ -53,6 +60,11 @@ MAKERS: dict[str, Any] = {
     "EC": jwt.algorithms.ECAlgorithm,
     "OKP": jwt.algorithms.OKPAlgorithm,
 }
+
+
+def private_jwk(kind: str) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads(MAKERS[kind].to_jwk(private(kind)))
+    return entry
 
 
 def published(kind: str, kid: str | None = "1", which: int = 0, **more: Any) -> dict[str, Any]:
@@ -154,6 +166,7 @@ def test_defaults() -> None:
         "é" + signed(),
         signed() + "x" * 1_000_000,
         "x" * 1_000_000,
+        signed(picture="x" * MAX_TOKEN),
         signed()[:-2],
         jwt.encode(claims(), b"another secret of thirty-two byte", algorithm="HS256"),
         jwt.encode(claims(), None, algorithm="none"),
@@ -170,6 +183,7 @@ def test_defaults() -> None:
         by_hand({**HEADER, "crit": ["exp"]}, claims()),
         by_hand({**HEADER, "crit": []}, claims()),
         by_hand({**HEADER, "b64": False, "crit": ["b64"]}, claims()),
+        by_hand({**HEADER, "zip": "DEF"}, claims()),
         by_hand({**HEADER, "jku": "https://evil.example/keys"}, claims()),
         by_hand({**HEADER, "jwk": {"kty": "oct", "k": part(SECRET)}}, claims()),
         by_hand({**HEADER, "x5u": "https://evil.example/cert"}, claims()),
@@ -190,6 +204,7 @@ def test_defaults() -> None:
         signed(nbf=NOW + 60),
         signed(nbf="soon"),
         signed(iat=NOW + 60),
+        by_hand(HEADER, claims(iat="lately")),
         signed(sub=...),
         signed(sub=""),
         by_hand(HEADER, claims(sub=7)),
@@ -296,6 +311,8 @@ def test_a_public_key_is_never_a_secret() -> None:
     asyncio.run(main())
     with pytest.raises(ValueError, match="not a shared secret"):
         SecretKeys(public_pem("RSA"))
+    with pytest.raises(ValueError, match="not a shared secret"):
+        SecretKeys(b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA")
     with pytest.raises(ValueError, match="at least 32"):
         SecretKeys(b"short")
     with pytest.raises(ValueError, match="algorithms"):
@@ -341,6 +358,9 @@ def test_rotation() -> None:
         issuer.broken = True
         with pytest.raises(Refused):
             await checking.verify(signed("EC", "unknown", which=2))
+        with pytest.raises(Refused):
+            await checking.verify(signed("EC", "unheard of", which=2))
+        assert issuer.asked == 3  # an issuer in trouble is not asked more often
         assert (await checking.verify(old)).user == "ann"  # the old set stays
 
         asked = issuer.asked
@@ -357,6 +377,25 @@ def test_rotation() -> None:
         assert (await checking.verify(new)).user == "ann"
 
     asyncio.run(main())
+
+
+def test_before_there_are_keys_no_token_is_called_bad() -> None:
+    async def main() -> None:
+        issuer = Issuer(key_set(published("EC")))
+        issuer.broken = True
+        clock = Clock()
+        checking = TokenAuthenticator(keys=PublishedKeys(fetch=issuer.fetch, clock=clock), clock=clock)
+        with pytest.raises(Refused) as refused:
+            await checking.verify(signed("EC", "1"))
+        assert (refused.value.code, refused.value.retryable) == ("unavailable", True)
+        assert checking.problems() is not None
+        issuer.broken = False
+        clock.at += 10.0
+        assert (await checking.verify(signed("EC", "1"))).user == "ann"
+        assert checking.problems() is None
+
+    asyncio.run(main())
+    assert secret_authenticator().problems() is None
 
 
 def test_keys_are_fetched_again_in_time(jump: Callable[..., None], loop_clock: Any) -> None:
@@ -403,7 +442,7 @@ def test_a_fetch_that_hangs_is_given_up(jump: Callable[..., None], loop_clock: A
         b'{"keys":[7,null,{"kty":7}]}',
         b'{"keys":[{"kty":"oct","k":"c2VjcmV0","kid":"1","alg":"HS256"}]}',
         b'{"keys":[{"kty":"RSA","n":"!","e":"AQAB"}]}',
-        b" " * 2_000_000,
+        key_set(published("EC")) + b" " * (1 << 20),
     ],
 )
 def test_sets_without_a_usable_key(data: bytes) -> None:
@@ -418,15 +457,23 @@ def test_keys_that_must_not_be_used_are_passed_over() -> None:
         published("RSA", "2", alg="HS256"),
         published("RSA", "3", alg="ES256"),
         published("weak", "4"),
-        published("RSA", "5", d="AQAB"),
+        {**private_jwk("RSA"), "kid": "5", "key_ops": ["verify"]},
         published("RSA", "6", key_ops=["sign"]),
         {**published("EC", "7"), "crv": "P-999"},
+        {**published("EC"), "kid": ["8"]},
     ]
     assert set(parse_key_set(key_set(*bad, good))) == {"good"}
     with pytest.raises(BadKeySet):
         parse_key_set(key_set(good), ASYMMETRIC - {"ES256"})
+    keys = PublishedKeys(fetch=Issuer(key_set(good)).fetch, clock=Clock(), algorithms=ASYMMETRIC - {"ES256"})
+    assert not asyncio.run(keys.load())
     with pytest.raises(BadKeySet):
         parse_key_set(key_set(published("EC", "1"), published("EC", "1", which=1)))
+
+
+def test_of_a_set_the_first_64_keys_count() -> None:
+    many = [published("EC", str(number)) for number in range(65)]
+    assert list(parse_key_set(key_set(*many))) == [str(number) for number in range(64)]
 
 
 @pytest.mark.parametrize("user", ["a", "x" * 128, "Ünï çødé 👩‍👩‍👧", "\u202ebidi", "a/b"])

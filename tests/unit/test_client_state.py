@@ -87,6 +87,9 @@ def test_a_durable_copy_ends_pending() -> None:
     state.event(message(1, live=False))
     assert state.saved().pending == []
     assert told(state.event(retracted(1))) == []
+    again = opened(Saved("i", {}, ["7"]))
+    again.event(message(7, live=False))
+    assert again.saved().pending == []
     # A mark made before the gateway knew that we hold the durable copy changes nothing.
     assert state.mark(Mark(["1"], inbox="5")).pending == []
 
@@ -145,6 +148,13 @@ def test_the_highest_version_wins() -> None:
     assert told(state.event(older)) == []
 
 
+def test_deletes_have_no_order_among_each_other() -> None:
+    state = opened()
+    for event_id, gone in ((12, "2"), (11, "1")):
+        deleted = Event("inbox", str(event_id), "c", "deleted", False, version=str(event_id), message_id=gone)
+        assert [event.message_id for event in told(state.event(deleted))] == [gone]
+
+
 def test_read_cursors_only_move_forward_and_are_never_pending() -> None:
     state = opened()
     forward = Event("inbox", "30", "c", "read", True, message_id="9", user="bob")
@@ -186,6 +196,14 @@ def test_a_mark_of_a_channel_that_is_followed_no_more_is_not_kept() -> None:
     assert state.mark(Mark([], channels={"big": "c2"})).channels == {"big": "c2"}
     state.unfollowed("big", declined=True)
     assert state.mark(Mark([], channels={"big": "c3"})).channels == {}
+    assert state.synced("i", {"big": "c4"}) == Saved("i", {}, [], None)
+
+
+def test_the_newest_is_the_greatest_whatever_came_last() -> None:
+    state = opened()
+    for number in (9, 10, 3):
+        state.event(message(number))
+    assert state.saved().newest == state.heads.get("c") == "10"
 
 
 def route(to: Any, version: int, *, timeline: str = "inbox", since: str | None = None) -> Event:
@@ -234,6 +252,14 @@ def test_a_channel_that_was_unfollowed_by_wish_is_not_read_at_a_switch() -> None
     state.following("big", "c6")
     state.unfollowed("big", declined=True)
     assert follows(state.event(route("inbox", 7, since="c5"))) == []
+
+
+def test_a_channel_that_was_unfollowed_by_wish_is_not_followed_at_a_switch() -> None:
+    state = opened()
+    state.following("big", "c1")
+    state.unfollowed("big", declined=True)
+    assert follows(state.event(route("channel", 10))) == []
+    assert state.saved().channels == {}
 
 
 def test_an_older_switch_that_comes_late_changes_nothing() -> None:
@@ -296,6 +322,14 @@ def test_history_tells_what_was_missed_and_proves_what_was_told() -> None:
     assert [event.message.id for event in told(state.history(wires))] == ["2"]
     assert state.saved().pending == []
     assert told(state.event(message(2, live=False))) == []
+
+
+def test_history_does_not_bring_back_what_was_withdrawn_or_deleted() -> None:
+    state = opened()
+    state.event(retracted(3, of=1))
+    alias = WireMessage("3", "c", "bob", "k3", TIME, "body")
+    deleted = WireMessage("4", "c", "bob", "k4", TIME, "", deleted=True)
+    assert told(state.history([alias, deleted])) == []
 
 
 def test_a_window_forgets_the_oldest() -> None:

@@ -90,6 +90,7 @@ def test_a_deleted_message_never_returns() -> None:
     view.apply(edited(at(3), at(1), "more secret"))
     [row] = view.messages()
     assert (row.message.deleted, row.message.body) == (True, "")
+    view = ChannelView("c")
     view.history([wire(at(1), "", deleted=True)])
     view.apply(message(at(1), "secret", live=False))
     assert view.messages()[0].message.body == ""
@@ -194,6 +195,12 @@ def test_a_view_is_bounded_and_knows_where_it_ends() -> None:
     for number in range(10, 200):
         view.apply(edited(at(number), at(9), f"e{number}"))
     assert view.messages()[-1].message.body == "e199"
+    assert len(view._entries[int(at(9))].changes) < 64
+    for number in range(200, 210):
+        view.draft(Message("", "c", "ann", f"d{number}", datetime.now(UTC), "draft", None, None))
+        view.apply(retracted(at(number), of=at(9)))
+    assert len(view.messages()) == 3 + 3
+    assert len(view._aliases) == 3
 
 
 def test_read_marks_only_move_forward() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -89,6 +90,7 @@ def parse(stream: bytes, cuts: list[int] | None = None, *, fragments: int = 100)
         (frame(TEXT, b"\xc3"), [], 1007),
         (frame(TEXT, "€".encode()[:1], fin=False) + frame(CONTINUATION, "€".encode()[1:]), [(TEXT, "€".encode())], 0),
         (frame(TEXT, b"\xff", fin=False), [], 1007),
+        (frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"\xc3"), [], 1007),
         (frame(BINARY, b"\xff"), [(BINARY, b"\xff")], 0),
     ],
 )
@@ -106,6 +108,15 @@ def test_fragments_are_bounded_even_when_empty() -> None:
     stream = frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) * 99
     assert parse(stream, fragments=100) == ([], 0)
     assert parse(stream + frame(CONTINUATION, fin=False), fragments=100) == ([], 1009)
+
+
+def test_nothing_is_held_of_what_was_read() -> None:
+    parser, stream = Parser(LIMIT, 100), frame(TEXT, b"x" * 900)
+    held = sys.getrefcount(stream)
+    parser.feed(stream)
+    assert parser.next() is not None
+    assert parser.next() is None
+    assert sys.getrefcount(stream) == held
 
 
 def test_next_takes_one_message_at_a_time() -> None:
@@ -189,6 +200,7 @@ def is_text(payload: bytes) -> bool:
 
 @given(st.lists(sent, max_size=8), st.lists(st.integers(0, 400), max_size=6))
 @example([(TEXT, b"a", False, 0, True), (PING, b"", True, 0, True), (CONTINUATION, b"b", True, 0, True)], [3])
+@example([(TEXT, b"x" * 600, False, 0, True)] * 2, [])
 def test_agrees_with_websockets(frames: list[Sent], cuts: list[int]) -> None:
     stream = b"".join(
         frame(opcode, payload, fin=fin, rsv=rsv, mask=b"\xaa\x55\x00\x01" if masked else None)
@@ -200,6 +212,10 @@ def test_agrees_with_websockets(frames: list[Sent], cuts: list[int]) -> None:
         # ``websockets`` leaves UTF-8 to its callers: ours must be right, and as far as that the same.
         assert found == expected[: len(found)]
         assert not all(is_text(payload) for _, payload, *_ in frames)
+    elif (code, expected_code) == (1002, 1009):
+        # Out of turn, and too much together with what stands: either says so.
+        assert found == expected
+        assert sum(len(payload) for _, payload, *_ in frames) > LIMIT
     else:
         assert (found, code) == (expected, expected_code)
         assert all(is_text(payload) for opcode, payload in found if opcode == TEXT)

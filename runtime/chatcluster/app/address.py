@@ -1,6 +1,9 @@
-"""Where to listen, as people write it."""
+"""Where to listen and whom to ask, as people write it."""
 
 from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,3 +26,22 @@ class Address(msgspec.Struct, frozen=True):
         """A URL of this host."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{port}"
+
+
+def guarded(url: str) -> bool:
+    """Whether nobody on the way to ``url`` reads or changes what is said: https, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _loopback(host)))
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -88,6 +88,8 @@ def load_keys(file: str | None) -> ApiKeys | None:
         text = path.read_text().strip()
     except OSError as error:
         raise BadSettings(f"api.keys_file = {file!r}: {error.strerror}; allowed: a readable file") from None
+    except UnicodeDecodeError:
+        raise BadSettings(f"api.keys_file = {file!r}: not UTF-8; allowed: TOML with [[keys]], or one key") from None
     if "\n" in text or "[[" in text:
         return ApiKeys.load(path)
     if len(text) < MIN_KEY:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from chatcluster.app.address import guarded
 from chatcluster.app.settings import BadSettings
 from chatcluster.app.tokens import MissingKey, read_key
 from chatcluster.ports import Clock
-from chatcluster.services.gateway.auth import Authenticator, AuthSettings, TokenAuthenticator
+from chatcluster.services.gateway.auth import AuthSettings, TokenAuthenticator
 from chatcluster.services.gateway.keys import BadKeySet, PublishedKeys, SecretKeys, parse_key_set
 
 _MAX_SET_BYTES = 1 << 20
@@ -44,12 +45,15 @@ def secret_in(file: str) -> bytes:
 
 
 @asynccontextmanager
-async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> AsyncIterator[Authenticator]:
+async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> AsyncIterator[TokenAuthenticator]:
     """The authenticator of the settings, its key set kept fresh meanwhile. Raises ``BadSettings``."""
     settings = AuthSettings(audience=section.audience, issuer=section.issuer)
     if section.jwks_file is not None and section.jwks_url is not None:
         raise BadSettings(f"auth.jwks_url = {section.jwks_url!r}: auth.jwks_file is set too; allowed: one of them")
-    if section.jwks_file is None and section.jwks_url is None:
+    url = section.jwks_url
+    if url is not None and not guarded(url):
+        raise BadSettings(f"auth.jwks_url = {url!r}: allowed: https://…, or http:// on this machine")
+    if section.jwks_file is None and url is None:
         yield TokenAuthenticator(keys=SecretKeys(secret), clock=clock, settings=settings)
         return
     async with asyncio.TaskGroup() as tasks:
@@ -72,10 +76,7 @@ async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> A
             keeping = tasks.create_task(keys.run())
             yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)
             keeping.cancel()
-        else:
-            url = section.jwks_url or ""
-            if not url.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
-                raise BadSettings(f"auth.jwks_url = {url!r}: allowed: https://…, or http:// on this machine")
+        elif url is not None:
             import aiohttp
 
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
@@ -83,9 +84,14 @@ async def authentication(section: AuthSection, secret: bytes, clock: Clock) -> A
                 async def fetch() -> bytes:
                     async with http.get(url, allow_redirects=False) as response:
                         response.raise_for_status()
-                        return await response.content.read(_MAX_SET_BYTES + 1)
+                        data = bytearray()
+                        async for part in response.content.iter_any():
+                            data += part
+                            if len(data) > _MAX_SET_BYTES:
+                                break  # no set: the rest need not come
+                        return bytes(data)
 
-                # A set that is not there yet is no reason not to start: readiness and logs say it.
+                # A set that is not there yet keeps nobody from starting: readiness says it, hellos are to come later.
                 keys = PublishedKeys(fetch=fetch, clock=clock, refresh=section.refresh)
                 keeping = tasks.create_task(keys.run())
                 yield TokenAuthenticator(keys=keys, clock=clock, settings=settings)

@@ -69,7 +69,12 @@ async def run(options: Options, sections: Mapping[str, Mapping[str, Any]]) -> No
             await platform.server.listen(host=options.listen.host, port=options.listen.port)
             # Clients are answered already; half of the start is the import of the management address's web server.
             management = await loop.run_in_executor(None, _management)
-            app = management.management_app(platform, api_key, clock)
+
+            async def keys() -> str | None:
+                return authenticator.problems()
+
+            checks = {**management.platform_checks(platform), "keys": keys}
+            app = management.management_app(platform, api_key, clock, checks=checks)
             async with management.serve_management(
                 app, options.management.host, options.management.port
             ) as management_port:

@@ -46,6 +46,7 @@ from chatcluster.core.frames import (
 from chatcluster.core.metrics import Metrics
 from chatcluster.core.records import inbox_timeline
 from chatcluster.core.rows import RevocationRow
+from chatcluster.core.session import valid_user
 from chatcluster.core.wire import rfc3339
 from chatcluster.ports import Bus, Caller, Clock, Router, Store, Unavailable
 
@@ -277,6 +278,7 @@ class ServerApi:
 
     async def publish(self, call: Call) -> object:
         asked = call.asked(models.Publish)
+        sender = None if asked.sender is None else _user(asked.sender, "sender")
         request = Send(
             _RID,
             call.path["channel"],
@@ -287,7 +289,7 @@ class ServerApi:
             asked.after,
             asked.retry,
         )
-        answer = await self._ask(call.caller(asked.sender), request)
+        answer = await self._ask(call.caller(sender), request)
         assert isinstance(answer, Ack)
         return {"channel": answer.channel, "id": answer.id, "time": answer.time, "duplicate": answer.duplicate}
 
@@ -398,11 +400,17 @@ def _known(**fields: object) -> dict[str, object]:
 
 
 def _path_part(name: str, value: str) -> str:
+    if name == "user":
+        return _user(value, name)
     if not 1 <= len(value) <= 128 or not value.isprintable():
-        if name == "channel":
-            raise refuse("no_such_channel", "there is no such channel")
-        raise refuse("bad_request", f"{name} has 1 to 128 printable characters", field=name)
+        raise refuse("no_such_channel", "there is no such channel")
     return value
+
+
+def _user(user: str, field: str) -> str:
+    if not valid_user(user):
+        raise refuse("bad_request", "a user has 1 to 128 characters, none of them a control character", field=field)
+    return user
 
 
 async def _read(request: web.Request, limit: int) -> bytes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 
+from chatcluster.app.address import guarded
 from chatcluster.app.settings import BadSettings
 from chatcluster.client.webhook import sign
 from chatcluster.ports import Clock, Posted
@@ -21,23 +20,8 @@ _LONGEST = 3600.0
 
 def _check(url: str) -> None:
     """The URL is the operator's, never a user's. Raises ``BadSettings``; the URL may hold a secret: not in the text."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if host and (parts.scheme == "https" or (parts.scheme == "http" and _loopback(host))):
-            return
-    except ValueError:
-        pass
-    raise BadSettings("push.webhook_url: allowed: https://..., or http:// on loopback")
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    if not guarded(url):
+        raise BadSettings("push.webhook_url: allowed: https://..., or http:// on loopback")
 
 
 class HttpWebhook:

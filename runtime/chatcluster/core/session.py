@@ -5,7 +5,9 @@ Knows frames, names and phases; nothing of sockets, topics or tokens.
 
 from __future__ import annotations
 
+import unicodedata
 from enum import IntEnum
+from typing import TypeGuard
 
 from chatcluster.core.codes import Refused
 from chatcluster.core.frames import ClientFrame, Hello, Ping
@@ -41,6 +43,18 @@ def check_identity(tenant: str, user: str) -> None:
     """
     if not 0 < len(tenant) <= MAX_NAME or "/" in tenant or not 0 < len(user) <= MAX_NAME:
         raise Refused("unauthorized", "the token is not valid")
+
+
+def valid_user(user: object) -> TypeGuard[str]:
+    """1 to 128 characters that can be written as UTF-8, none of them a control character.
+
+    One rule for all who take a user's name: whoever can sign in can be added to channels, and revoked.
+    """
+    return (
+        isinstance(user, str)
+        and 1 <= len(user) <= MAX_NAME
+        and all(unicodedata.category(character) not in {"Cc", "Cs"} for character in user)
+    )
 
 
 def check_channel(channel: str) -> None:

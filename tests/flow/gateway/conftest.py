@@ -285,13 +285,20 @@ class Router:
 
 
 class Authenticator:
-    """A token is ``user`` or ``user@issued_at``."""
+    """A token is ``user``, ``user#tenant`` or ``user@issued_at``. ``slow``: seconds that keys take."""
+
+    slow = 0.0
 
     async def verify(self, token: str) -> Identity:
         if token == "bad":
             raise Refused("unauthorized", "no")
+        if token == "early":
+            raise Refused("unavailable", "no keys yet")
+        if self.slow:
+            await asyncio.sleep(self.slow)
         user, _, issued = token.partition("@")
-        return Identity(user, TENANT, 2e9, float(issued or 1.79e9))
+        user, _, tenant = user.partition("#")
+        return Identity(user, tenant or TENANT, 2e9, float(issued or 1.79e9))
 
 
 class World:
@@ -311,6 +318,7 @@ class World:
         self.minter = Minter(1)
         self.source = 100  # offsets of ``messages``
         self.offset = 1000  # offsets of ``inbox``
+        self.authenticator = Authenticator()
         self.gateways = 0
         self.sessions = self.gateway()
 
@@ -324,7 +332,7 @@ class World:
             store=self.store,  # type: ignore[arg-type]
             presence=self.presence,
             log=self.log,
-            authenticator=Authenticator(),
+            authenticator=self.authenticator,
             clock=self.clock,
             metrics=self.metrics,
             settings=self.settings,

@@ -10,7 +10,7 @@ import pytest
 from chatcluster.core.codes import Close
 from chatcluster.core.frames import ChannelSummary, Limits, Mark, Resume, Resync, Welcome
 from chatcluster.core.ids import id_time
-from chatcluster.core.records import inbox_timeline
+from chatcluster.core.records import channel_timeline, inbox_timeline
 
 TENANT = "acme"
 
@@ -505,5 +505,21 @@ def test_channels_of_a_resume_continue_from_their_own_cursors(jump, open_world):
             again = await world.connect("alice", alice.saved())
             await asyncio.sleep(1)
             assert bodies(again) == [5]
+
+    jump(main())
+
+
+def test_a_resume_follows_no_more_than_the_limit_and_no_name_that_could_be_part_of_a_key(jump, open_world):
+    async def main():
+        async with open_world(limits=Limits(follow=2)) as world:
+            for channel in ("a", "b", "c"):
+                world.enlarge(channel, "alice")
+            cursors = {channel: world.cursor(-1, channel=channel) for channel in ("a", "b", "c")}
+            many = await world.connect("alice", Resume(world.cursor(-1), cursors))
+            assert set(many.welcome.follow) == {"a", "b"}
+            world.enlarge("a/b", "alice")
+            strange = await world.connect("alice", Resume(world.cursor(-1), {"a/b": world.cursor(-1, channel="a/b")}))
+            assert strange.welcome.follow == {}
+            assert channel_timeline(TENANT, "a/b") not in world.sessions.hub.topics
 
     jump(main())

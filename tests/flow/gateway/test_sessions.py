@@ -14,6 +14,7 @@ from chatcluster.core.frames import (
     Ack,
     BadFrame,
     ErrorFrame,
+    Follow,
     Hello,
     Ping,
     Pong,
@@ -95,6 +96,18 @@ def test_a_bad_token_is_refused_and_closed(jump, open_world, token):
     jump(main())
 
 
+def test_a_token_that_nobody_can_judge_yet_is_not_called_bad(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            client = world.client("alice")
+            client.hello(token="early")
+            await asyncio.sleep(0.1)
+            assert client.errors() == ["unavailable"]
+            assert client.link.code is Close.TRY_LATER
+
+    jump(main())
+
+
 def test_a_bearer_of_the_handshake_needs_no_token(jump, open_world):
     async def main():
         async with open_world() as world:
@@ -166,6 +179,33 @@ def test_sessions_per_user_are_capped(jump, open_world):
             assert third.errors() == ["too_many"]
             assert third.link.code is Close.TOO_MANY
             first.gone()
+            assert (await world.connect("alice")).welcome
+
+    jump(main())
+
+
+def test_hellos_of_one_moment_are_capped_like_any(jump, open_world):
+    async def main():
+        async with open_world(sessions_per_user=2) as world:
+            clients = [world.client("alice") for _ in range(5)]
+            for client in clients:
+                client.hello()
+            await asyncio.sleep(0.1)
+            assert sum(bool(client.of(Welcome)) for client in clients) == 2
+            assert [client.link.code for client in clients if client.link.closed] == [Close.TOO_MANY] * 3
+
+    jump(main())
+
+
+def test_whoever_leaves_while_the_token_is_looked_at_takes_no_place(jump, open_world):
+    async def main():
+        async with open_world(sessions_per_user=1) as world:
+            world.authenticator.slow = 1.0
+            client = world.client("alice")
+            client.hello()
+            await asyncio.sleep(0.5)
+            client.gone()
+            await asyncio.sleep(1.0)
             assert (await world.connect("alice")).welcome
 
     jump(main())
@@ -365,8 +405,9 @@ def test_a_token_is_renewed_for_the_same_user_only(jump, open_world):
             alice.link.expires = None
             alice.say(RenewToken("1", "bob"))
             alice.say(RenewToken("2", "bad"))
+            alice.say(RenewToken("4", "alice#other"))
             await asyncio.sleep(0.1)
-            assert alice.errors() == ["unauthorized", "unauthorized"]
+            assert alice.errors() == ["unauthorized"] * 3
             assert alice.link.expires is None
             alice.say(RenewToken("3", "alice@1790000100"))
             await asyncio.sleep(0.1)
@@ -407,6 +448,42 @@ def test_a_revocation_in_the_store_ends_sessions_within_its_interval(jump, open_
     jump(main())
 
 
+def test_a_second_revocation_ends_what_came_after_the_first(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.store.revoked.append(RevocationRow(TENANT, "alice", 200_000))
+            await asyncio.sleep(3)
+            alice = await world.connect("alice@300")
+            world.store.revoked[:] = [RevocationRow(TENANT, "alice", 400_000)]
+            assert await world.until(lambda: alice.link.closed) < 2.5
+            assert alice.link.code is Close.UNAUTHORIZED
+            world.publish([inbox("alice")], Revoke(200_000, "an old rumour"))
+            await asyncio.sleep(0.01)
+            assert (await world.connect("alice@300")).errors() == ["unauthorized"]
+
+    jump(main())
+
+
+@pytest.mark.parametrize(
+    ("envelope", "code"),
+    [(Revoke(200_000, "stolen"), Close.UNAUTHORIZED), (Disconnect("moved"), Close.RESTART)],
+)
+def test_who_waits_for_the_welcome_is_ended_too(jump, open_world, envelope, code):
+    async def main():
+        async with open_world() as world:
+            await asyncio.sleep(0.1)
+            world.store.down = True
+            alice = world.client("alice@100")
+            alice.hello()
+            await asyncio.sleep(0.5)
+            world.publish([inbox("alice")], envelope)
+            await asyncio.sleep(0.1)
+            assert alice.link.code is code
+            assert alice.of(Welcome) == []
+
+    jump(main())
+
+
 def test_no_hello_before_the_revocations_are_known(jump, open_world):
     async def main():
         async with open_world() as world:
@@ -431,6 +508,24 @@ def test_disconnect_ends_sessions_that_may_come_back(jump, open_world):
             await asyncio.sleep(0.01)
             assert alice.link.code is Close.RESTART
             assert (await world.connect("alice")).welcome
+
+    jump(main())
+
+
+def test_nothing_is_accepted_after_the_end(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice")
+            alice = await world.connect("alice")
+            world.publish([inbox("alice")], Disconnect("moved"))
+            await asyncio.sleep(0.01)
+            alice.say(Send("1", "room", "k", "hi"))
+            alice.say(Follow("2", "big"))
+            alice.say(Watch("3", ["bob"]))
+            await asyncio.sleep(1)
+            assert world.router.asked == []
+            assert alice.handler.follows is None
+            assert world.presence.watched == {}
 
     jump(main())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatcluster.core.frames import Ack, ErrorFrame
+from chatcluster.core.frames import Ack, Delete, Edit, ErrorFrame, React, Send
 from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
 from chatcluster.ports import Unavailable
@@ -45,14 +45,36 @@ def test_other_content_under_the_same_client_id_is_a_conflict(play: Any, settled
     play(scene)
 
 
+def test_a_repeat_that_differs_in_anything_is_other_content() -> None:
+    contents = [
+        Send("r", "small", "x", "one"),
+        Send("r", "small", "x", "two"),
+        Send("r", "small", "x", "one", {"a": 1}),
+        Send("r", "small", "x", "one", None, "7"),
+        Edit("r", "small", "7", "x", "one"),
+        Edit("r", "small", "8", "x", "one"),
+        Edit("r", "small", "7", "x", "two"),
+        Edit("r", "small", "7", "x", "one", {"a": 1}),
+        React("r", "small", "7", "x", "+"),
+        React("r", "small", "8", "x", "+"),
+        React("r", "small", "7", "x", "-"),
+        React("r", "small", "7", "x", "+", remove=True),
+        Delete("r", "small", "7", "x"),
+        Delete("r", "small", "8", "x"),
+    ]
+    assert len({content_digest(content) for content in contents}) == len(contents)
+    assert content_digest(Send("q", "small", "x", "one", after="9", retry=True)) == content_digest(contents[0])
+
+
 def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:
     async def scene(world: World) -> None:
         answers = [
             await world.answer(send(client_id="x", body="one")),
             await world.answer(send(client_id="x", body="two"), "bob"),
             await world.answer(send("pair", client_id="x", body="three")),
+            await world.answer(send(client_id="nx", body="four"), "an", system=True),
         ]
-        assert [code(answer) for answer in answers] == ["Ack"] * 3
+        assert [code(answer) for answer in answers] == ["Ack"] * 4
 
     play(scene)
 
@@ -143,6 +165,34 @@ def test_a_flagged_send_without_a_verdict_or_with_a_void_one_is_of_unknown_outco
         assert code(world.answers[never]) == "unknown_outcome"
 
     play(scene)
+
+
+def test_the_verdict_on_another_attempt_is_not_the_answer(play: Any) -> None:
+    async def scene(world: World) -> None:
+        name = world.ask(send(client_id="x", retry=True))
+        await world.until(lambda: len(world.log.records) == 1)
+        (record,) = world.log.sent
+        void = VerdictRow("t", "small", "ann", "x", 99, record.id - 1, None, world.clock.now(), record.digest)
+        world.store.rows.append(void)
+        await asyncio.sleep(1)
+        assert name not in world.answers
+        verdict(world, 0, record.id)
+        await world.until(lambda: name in world.answers, 1)
+        assert code(world.answers[name]) == "Ack"
+
+    play(scene)
+
+
+def test_when_as_many_wait_for_verdicts_as_may_nothing_more_is_published(play: Any) -> None:
+    async def scene(world: World) -> None:
+        waiting = world.ask(send(retry=True))
+        await world.until(lambda: len(world.log.records) == 1)
+        await world.settle()
+        assert code(await world.answer(send(retry=True))) == "overloaded"
+        assert (len(world.log.records), len(world.live())) == (1, 3)
+        assert waiting not in world.answers
+
+    play(scene, max_verdicts=1)
 
 
 def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: Any) -> None:

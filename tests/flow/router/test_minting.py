@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from chatcluster.core.frames import Ack, Edit, ErrorFrame, History
-from chatcluster.core.ids import CLOCK_BOUND, MAX_ID, id_time
+from chatcluster.core.ids import CLOCK_BOUND, MAX_ID, first_id, id_time
 from chatcluster.ports import Fenced, Lease, Unavailable
 from chatcluster.services.router.settings import RouterSettings
 from handmade_router import Jump, World, code, running, send
@@ -19,11 +19,12 @@ class HandWorkers:
         self.ttl = 30.0
         self.number = 3
         self.skew: int | None = None
+        self.floor = 0
 
     async def lease(self, holder: str) -> Lease:
         if self.error is not None:
             raise self.error
-        return Lease(self.number, 0, self.clock.monotonic() + self.ttl, self.skew)
+        return Lease(self.number, self.floor, self.clock.monotonic() + self.ttl, self.skew)
 
 
 def test_a_clock_that_leaves_the_others_mints_nothing_until_it_is_back(jump: Jump, loop_clock: Any) -> None:
@@ -67,6 +68,19 @@ def test_a_fenced_router_refuses_and_mints_again_with_another_number(jump: Jump,
             assert isinstance(again, Ack)
             assert int(again.id) > int(first.id)
             assert int(again.id) >> 12 & 1023 == 1
+
+    jump(main())
+
+
+def test_ids_are_above_whatever_the_number_minted_before(jump: Jump, loop_clock: Any) -> None:
+    async def main() -> None:
+        world = World(loop_clock, RouterSettings())
+        workers = world.workers = HandWorkers(loop_clock)
+        workers.floor = first_id(loop_clock.now() + 3_000)
+        async with running(world):
+            ack = await world.answer(send())
+            assert isinstance(ack, Ack)
+            assert int(ack.id) > workers.floor
 
     jump(main())
 
@@ -124,6 +138,22 @@ def test_who_slept_drops_what_waited_before_acting_on_it(play: Any) -> None:
         assert code(again) == "Ack", "what was dropped had claimed its client_id"
 
     play(scene, report_deadline=60.0)
+
+
+def test_who_slept_while_dedupe_was_asked_publishes_nothing(play: Any) -> None:
+    async def scene(world: World) -> None:
+        claim = world.dedupe.claim
+
+        async def asleep(claims: Any) -> Any:
+            asyncio.get_running_loop().offset += 10.5  # type: ignore[attr-defined]
+            return await claim(claims)
+
+        await world.answer(send("pair"))
+        world.dedupe.claim = asleep  # type: ignore[method-assign]
+        assert code(await world.answer(send())) == "unavailable"
+        assert len(world.log.records) == 1
+
+    play(scene)
 
 
 def test_stopping_answers_everything(jump: Jump, loop_clock: Any) -> None:

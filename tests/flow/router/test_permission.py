@@ -27,8 +27,9 @@ from chatcluster.core.frames import (
     Sync,
 )
 from chatcluster.core.ids import MAX_ID, first_id
-from chatcluster.core.records import EditRecord
-from chatcluster.ports import Committed, Lost
+from chatcluster.core.records import MAX_AGE, EditRecord
+from chatcluster.ports import Committed, Failure, Lost
+from chatcluster.services.router import channels
 from handmade_router import World, code, send, verdict
 
 # -- who may ---------------------------------------------------------------------------------------
@@ -97,6 +98,18 @@ def test_a_removed_member_is_cut_off_within_five_seconds_when_the_news_is_lost(p
     play(scene)
 
 
+def test_a_removed_member_of_a_busy_channel_is_cut_off_within_five_seconds_too(play: Any) -> None:
+    async def scene(world: World) -> None:
+        assert code(await world.answer(send("large"), "bob")) == "Ack"
+        world.store.remove("large", "bob")
+        for _ in range(6):
+            await asyncio.sleep(1)
+            assert code(await world.answer(send("large"))) == "Ack"
+        assert code(await world.answer(send("large"), "bob")) == "no_such_channel"
+
+    play(scene)
+
+
 def test_a_stale_channel_is_read_again_behind_the_send(play: Any) -> None:
     async def scene(world: World) -> None:
         await world.answer(send())
@@ -128,11 +141,12 @@ def test_direct_channels_are_read_once(play: Any) -> None:
 
 def test_lost_news_drop_what_is_cached(play: Any) -> None:
     async def scene(world: World) -> None:
-        await world.answer(send(), "bob")
-        world.store.remove("small", "bob")
-        cache = world.router._cache
-        cache.follow([Lost(None)])
-        assert code(await world.answer(send(), "bob")) == "no_such_channel"
+        for channel in ("small", "large"):
+            assert code(await world.answer(send(channel), "bob")) == "Ack"
+            world.store.remove(channel, "bob")
+            world.router._cache.follow([Lost(None)])
+            assert code(await world.answer(send(channel))) == "Ack"
+            assert code(await world.answer(send(channel), "bob")) == "no_such_channel"
 
     play(scene)
 
@@ -141,6 +155,7 @@ def test_who_was_just_added_is_not_refused(play: Any) -> None:
     async def scene(world: World) -> None:
         for channel in ("small", "large"):
             await world.answer(send(channel))
+            assert code(await world.answer(send(channel), "dan")) == "no_such_channel"
             world.store.add(channel, "dan")
             await asyncio.sleep(0.6)
             assert code(await world.answer(send(channel), "dan")) == "Ack"
@@ -157,6 +172,9 @@ def test_guessing_costs_one_read_per_moment(play: Any) -> None:
         for n in range(30):
             await world.answer(send(), f"stranger{n}")
         assert world.store.reads.count("channel") <= 2
+        for n in range(30):
+            await world.answer(send(f"no/channel{n}"))
+        assert world.store.reads.count("channel") <= 2
 
     play(scene, negative=1_000.0)
 
@@ -169,6 +187,7 @@ def test_with_the_store_down_cached_channels_go_on_and_unknown_ones_are_unavaila
         await asyncio.sleep(60)
         assert code(await world.answer(send())) == "Ack"
         assert code(await world.answer(send("large"))) == "Ack"
+        assert code(await world.answer(send(), "robot", system=True)) == "Ack"
         answer = await world.answer(send("pair"))
         assert isinstance(answer, ErrorFrame)
         assert (answer.code, answer.retryable) == ("unavailable", True)
@@ -206,6 +225,81 @@ def test_a_system_caller_is_above_membership(play: Any) -> None:
         assert code(await world.answer(send(), "robot", system=True)) == "Ack"
         assert code(await world.answer(send("large"), "robot", system=True)) == "Ack"
         assert code(await world.answer(send("nosuch"), "robot", system=True)) == "no_such_channel"
+
+    play(scene)
+
+
+def test_what_is_known_of_channels_is_bounded(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "_MAX_ABSENT", 2)
+
+    async def scene(world: World) -> None:
+        cache = world.router._cache
+        for channel in ("small", "pair", "large", "small"):
+            assert code(await world.answer(send(channel))) == "Ack"
+        for user in ("bob", "eve", "ann"):
+            await world.answer(send("large"), user)
+        for channel in ("one", "two", "three"):
+            assert code(await world.answer(send(channel))) == "no_such_channel"
+        assert (len(cache._states), len(cache._roles), len(cache._absent)) == (2, 2, 2)
+        world.store.slow = 0.5
+        names = [world.ask(send(channel), session=channel) for channel in ("four", "five", "six")]
+        await world.until(lambda: all(name in world.answers for name in names))
+        assert [code(world.answers[name]) for name in names] == ["no_such_channel", "no_such_channel", "overloaded"]
+
+    play(scene, max_channels=2, max_memberships=2, max_loads=2)
+
+
+# -- members and names -----------------------------------------------------------------------------
+
+
+def test_who_may_change_a_channel(play: Any) -> None:
+    async def scene(world: World) -> None:
+        tries: list[tuple[str, bool, Request, str]] = [
+            ("cat", False, ChannelRemove("c1", "small", ["ann"]), "forbidden"),
+            ("cat", False, ChannelRemove("c2", "small", ["bob", "ann"]), "forbidden"),
+            ("bob", False, ChannelRemove("c3", "small", ["cat"]), "forbidden"),
+            ("bob", False, ChannelUpdate("c4", "small", "x"), "forbidden"),
+            ("bob", False, ChannelAdd("c5", "small", ["dan"]), "forbidden"),
+            ("ann", False, ChannelAdd("c6", "pair", ["dan"]), "forbidden"),
+            ("ann", False, ChannelLeave("c7", "pair"), "forbidden"),
+            ("robot", True, ChannelJoin("c8", "pair"), "forbidden"),
+            ("ann", False, ChannelJoin("c9", "pair"), "Reply"),
+            ("bob", False, ChannelJoin("c10", "small"), "Reply"),
+        ]
+        for user, system, request, wanted in tries:
+            assert code(await world.answer(request, user, system=system)) == wanted, request
+        assert world.log.records == []
+
+    play(scene)
+
+
+def test_a_change_that_did_not_become_durable_is_no_success(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.log.age = 1.5
+        assert code(await world.answer(ChannelUpdate("stalled", "small", "x"))) == "overloaded"
+        assert world.log.records == []
+        world.log.age, world.log.late = 0.0, MAX_AGE + 1
+        assert code(await world.answer(ChannelUpdate("late", "small", "x"))) == "unknown_outcome"
+        world.log.late, world.log.hold = 0, True
+        waiting = world.ask(ChannelUpdate("waiting", "small", "x"))
+        await world.until(lambda: len(world.log.records) == 2)
+        world.store.down = True
+        world.log.report(1)
+        await asyncio.sleep(1)
+        assert waiting not in world.answers, "it is durable, whatever became of the store"
+        world.store.down = False
+        await world.until(lambda: waiting in world.answers, 1)
+        assert code(world.answers[waiting]) == "Reply"
+        failed, silent = (
+            world.ask(ChannelUpdate("failed", "small", "x")),
+            world.ask(ChannelUpdate("silent", "small", "x")),
+        )
+        await world.until(lambda: len(world.log.records) == 4)
+        world.log.report(2, Failure("down"))
+        await world.until(lambda: failed in world.answers, 1)
+        assert code(world.answers[failed]) == "unknown_outcome"
+        await world.until(lambda: silent in world.answers, 25)
+        assert code(world.answers[silent]) == "unknown_outcome"
 
     play(scene)
 

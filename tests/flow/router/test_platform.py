@@ -47,6 +47,7 @@ from chatcluster.core.wire import rfc3339
 from chatcluster.ports import Caller
 from chatcluster.services.persister.service import PersisterService
 from chatcluster.services.persister.settings import PersisterSettings
+from chatcluster.services.router.changes import direct_id, group_id
 from chatcluster.services.router.service import RouterService
 from chatcluster.services.router.settings import RouterSettings
 
@@ -225,6 +226,14 @@ def test_a_direct_channel_is_one_for_its_two_users_for_ever(play: Any) -> None:
         assert (await p.summaries("bob"))[one].peer == "ann"
 
     play(scene)
+
+
+def test_channels_of_other_people_have_other_ids() -> None:
+    groups = [("t", "ann", "bc"), ("t", "annb", "c"), ("tann", "b", "c"), ("u", "ann", "bc"), ("t", "bob", "bc")]
+    assert len({group_id(*of) for of in groups}) == len(groups)
+    pairs = [("t", "ann", "bob"), ("t", "annb", "ob"), ("tann", "b", "ob"), ("u", "ann", "bob")]
+    assert len({direct_id(*of) for of in pairs}) == len(pairs)
+    assert direct_id("t", "bob", "ann") == direct_id("t", "ann", "bob")
 
 
 def test_tenants_share_nothing(play: Any) -> None:
@@ -592,7 +601,7 @@ def test_cursors_that_are_not_ours_are_refused(play: Any) -> None:
         tries = [
             ("rubbish", "bad_cursor"),
             (start(p, other), "bad_cursor"),
-            (encode_cursor(Cursor("another", 3, 0), mine), "bad_cursor"),
+            (encode_cursor(Cursor("another", START, 0), mine), "bad_cursor"),
             (encode_cursor(Cursor(p.log.epoch, 1 << 40, 0), mine), "bad_cursor"),
         ]
         for text, wanted in tries:

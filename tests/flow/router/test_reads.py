@@ -31,6 +31,9 @@ def test_read_cursors_go_forward_never_beyond_the_head_and_are_told(play: Any) -
         assert back.read == "20"
         await world.settle()
         assert len([d for d in world.heard if isinstance(d.envelope, Read)]) == 3
+        await world.answer(ReadUpTo("small", "20", "q4"), "bob")
+        await world.settle()
+        assert len([d for d in world.heard if isinstance(d.envelope, Read)]) == 3
         assert code(await world.answer(ReadUpTo("small", "21", "q3"), "bob")) == "cursor_ahead"
         quiet = await world.answer(ReadUpTo("small", "20"), "ann")
         assert isinstance(quiet, Reply)
@@ -46,6 +49,38 @@ def test_reads_in_large_channels_are_told_to_own_devices_only(play: Any) -> None
         assert [d.topic for d in world.heard] == ["u:t/bob"]
 
     play(scene)
+
+
+def test_a_read_cursor_that_only_the_store_remembers_does_not_go_back(play: Any) -> None:
+    async def scene(world: World) -> None:
+        async def remembered(*_: Any) -> dict[str, int]:
+            return {"small": 20}
+
+        for event_id in (10, 20):
+            world.store.message("small", event_id, "ann")
+        world.store.read_cursors = remembered  # type: ignore[method-assign]
+        reply = await world.answer(ReadUpTo("small", "10", "q"), "bob")
+        assert isinstance(reply, Reply)
+        assert reply.read == "20"
+        await world.settle()
+        assert world.heard == []
+
+    play(scene)
+
+
+def test_reads_are_told_to_the_others_in_small_channels_only(play: Any) -> None:
+    async def scene(world: World) -> None:
+        for channel in ("small", "pair"):
+            world.store.message(channel, 10, "ann")
+            await world.answer(ReadUpTo(channel, "10", channel), "bob")
+        await world.settle()
+        assert [(d.topic, d.envelope.channel) for d in world.heard if isinstance(d.envelope, Read)] == [
+            ("u:t/bob", "small"),
+            ("u:t/ann", "pair"),
+            ("u:t/bob", "pair"),
+        ]
+
+    play(scene, receipt_members=2)
 
 
 def test_a_message_acked_here_may_be_read_before_it_is_stored(play: Any) -> None:
@@ -68,6 +103,10 @@ def test_typing_is_told_to_the_others_seldom_and_only_by_members(play: Any) -> N
         await world.settle()
         told = [(d.topic, d.envelope) for d in world.heard]
         assert told == [("u:t/bob", Typing("small", "ann")), ("u:t/cat", Typing("small", "ann"))]
+        await world.answer(History("warm", "pair"))
+        world.ask(Type("pair"))
+        await world.settle()
+        assert world.heard.pop().envelope == Typing("pair", "ann"), "another channel is another matter"
         await asyncio.sleep(2.5)
         world.ask(Type("small"))
         await world.settle()
@@ -119,6 +158,21 @@ def test_history_pages_both_ways(play: Any) -> None:
         for limit in (0, -1, 101):
             assert code(await world.answer(History(f"q{next(rids)}", "small", limit=limit))) == "bad_limit"
         assert code(await world.answer(History("both", "small", before="1", after="1"))) == "bad_request"
+
+    play(scene)
+
+
+def test_a_request_that_fails_here_is_answered_and_the_next_one_too(play: Any) -> None:
+    async def scene(world: World) -> None:
+        history = world.store.history
+
+        async def broken(*args: Any, **more: Any) -> Any:
+            world.store.history = history  # type: ignore[method-assign]
+            raise ValueError
+
+        world.store.history = broken  # type: ignore[method-assign]
+        assert code(await world.answer(History("q1", "small"))) == "unavailable"
+        assert code(await world.answer(History("q2", "small"))) == "Reply"
 
     play(scene)
 

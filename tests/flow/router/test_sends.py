@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatcluster.core.envelope import ROUTERS_TOPIC, Changed, Live
-from chatcluster.core.frames import Ack, Edit, ErrorFrame, Request, Send
+from chatcluster.core.frames import Ack, Edit, ErrorFrame, React, Request, Send
 from chatcluster.core.ids import first_id
 from chatcluster.core.records import MAX_AGE, PLAIN, EditRecord, MessageRecord
 from chatcluster.ports import Delivery, Failure
@@ -179,6 +179,7 @@ def test_each_user_has_a_rate(play: Any) -> None:
         assert 0 < refused.retry_after_ms <= 1_000
         assert code(await world.answer(send(), "bob")) == "Ack"
         assert code(await world.answer(send(), "ann", system=True)) == "Ack"
+        assert code(await world.answer(send(), "ann", tenant="other")) == "no_such_channel", "another ann's rate"
         await asyncio.sleep(refused.retry_after_ms / 1_000)
         assert code(await world.answer(send())) == "Ack"
         assert len(world.log.records) == 6
@@ -247,6 +248,64 @@ def test_what_is_in_flight_is_bounded(play: Any) -> None:
         assert code(await world.answer(send())) == "Ack"
 
     play(scene, max_in_flight=5)
+
+
+@pytest.mark.parametrize("bound", ["max_waiting", "max_arrivals"])
+def test_what_waits_for_a_channel_is_bounded(play: Any, bound: str) -> None:
+    async def scene(world: World) -> None:
+        world.store.slow = 0.5
+        names = []
+        for _ in range(5):
+            names.append(world.ask(send()))
+            await world.settle()
+        assert [code(world.answers[name]) for name in names[3:]] == ["overloaded"] * 2
+        await world.until(lambda: len(world.answers) == 5)
+        assert [code(world.answers[name]) for name in names[:3]] == ["Ack"] * 3
+
+    play(scene, **{bound: 3})
+
+
+@pytest.mark.parametrize(("bound", "taken"), [("max_waiting", 4), ("max_arrivals", 3)])
+def test_sessions_that_wait_for_one_channel_are_bounded(play: Any, bound: str, taken: int) -> None:
+    async def scene(world: World) -> None:
+        world.store.slow = 0.5
+        names = []
+        for n in range(6):
+            names.append(world.ask(send(), session=f"s{n}"))
+            await world.settle()
+        assert [code(world.answers[name]) for name in names[taken:]] == ["overloaded"] * (6 - taken)
+        await world.until(lambda: len(world.answers) == 6)
+        assert [code(world.answers[name]) for name in names[:taken]] == ["Ack"] * taken
+
+    play(scene, **{bound: 3})
+
+
+def test_reads_before_sends_are_bounded(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.store.message("small", 1, "ann")
+        await world.answer(send())
+        world.store.slow = 0.5
+        names = [world.ask(React(f"r{n}", "small", "1", f"c{n}", "+"), session=f"s{n}") for n in range(3)]
+        await world.until(lambda: len(world.answers) == 4)
+        assert [code(world.answers[name]) for name in names] == ["Ack", "Ack", "overloaded"]
+
+    play(scene, max_checks=2)
+
+
+def test_a_channel_that_changes_all_the_time_is_sent_to_all_the_same(play: Any) -> None:
+    async def scene(world: World) -> None:
+        channel = world.store.channel
+
+        async def restless(*args: Any) -> Any:
+            row = await channel(*args)
+            world.router._cache.follow([Delivery(ROUTERS_TOPIC, Changed("t", "small", row.version + 1))])
+            return row
+
+        world.store.slow = 0.01
+        world.store.channel = restless  # type: ignore[method-assign]
+        assert code(await world.answer(send())) == "Ack"
+
+    play(scene)
 
 
 def test_arrivals_are_bounded(play: Any) -> None:

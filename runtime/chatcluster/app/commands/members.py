@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from chatcluster.app.administration import AdminApi, in_path, options
+from chatcluster.core.session import valid_user
 
 BATCH = 5_000
 """Users per call of an import: half of what the API takes, so that a call stays short."""
@@ -119,8 +120,10 @@ def batches(source: BinaryIO, at: int, size: int) -> Iterator[tuple[list[str], i
         except UnicodeDecodeError:
             raise click.ClickException(f"byte {position}: not UTF-8") from None
         if user and not user.startswith("#"):
-            if len(user) > 128 or not user.isprintable():
-                raise click.ClickException(f"byte {position}: a user has at most 128 printable characters")
+            if not valid_user(user):
+                raise click.ClickException(
+                    f"byte {position}: a user has at most 128 characters, none a control character"
+                )
             users[user] = None
         position += len(line)
         if len(users) >= size:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chatcluster.app.tokens import MissingKey, load_key, mint, read_key
+from chatcluster.core.session import valid_user
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -34,7 +35,7 @@ def command() -> None:
 def mint_command(user: str, tenant: str, ttl: str, data: Path, key: Path | None) -> None:
     """Print a token, alone."""
     seconds = duration(ttl)
-    if not 1 <= len(user) <= 128 or any(ord(char) < 32 for char in user):
+    if not valid_user(user):
         raise click.BadParameter("--user has 1 to 128 characters, none of them a control character")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", tenant):
         raise click.BadParameter("--tenant has 1 to 64 of A-Z a-z 0-9 . _ -")

@@ -64,7 +64,7 @@ async def gateway(
             metrics=metrics,
             settings=settings.gateway,
             pages=pages,
-            ready=lambda: router.problems() is None,
+            ready=lambda: router.problems() is None and authenticator.problems() is None,
         )
 
         async def draining() -> str | None:
@@ -73,13 +73,16 @@ async def gateway(
         async def routers() -> str | None:
             return router.problems()
 
+        async def keys() -> str | None:
+            return authenticator.problems()
+
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(role.run()) for role in (sessions, server)]
             await server.listen(host=listen.host, port=listen.port)
             if with_demo:
                 running.append(group.create_task(demo.seed(router)))
             yield Running(
-                checks={"gateway": draining, "routers": routers},
+                checks={"gateway": draining, "routers": routers, "keys": keys},
                 leave=server.drain,
                 said=f"gateway  {listen.url('ws', server.port)}{settings.gateway.path}",
             )

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import unicodedata
 from typing import Any, Protocol, TypeGuard
 
 import jwt
 import msgspec
 
 from chatcluster.core.codes import Refused
+from chatcluster.core.session import valid_user
 from chatcluster.ports import Clock
 from chatcluster.services.gateway.keys import Keys
 
@@ -41,7 +41,8 @@ class Authenticator(Protocol):
     """Verifies tokens."""
 
     async def verify(self, token: str) -> Identity:
-        """Who the bearer is. Raises ``Refused("unauthorized")``, one text for every reason.
+        """Who the bearer is. Raises ``Refused("unauthorized")``, one text for every reason; ``unavailable`` while
+        nobody can tell, as there are no keys yet.
 
         Waits only for keys that are being fetched; it returns without a pause when they are at hand.
         """
@@ -75,6 +76,10 @@ class TokenAuthenticator:
         self._cache: dict[bytes, Identity] = {}
         self._cache_version = keys.version
 
+    def problems(self) -> str | None:
+        """For readiness: what keeps every token from being verified."""
+        return None if self._keys.loaded else "no key set yet"
+
     async def verify(self, token: str) -> Identity:
         """See ``Authenticator``."""
         if len(token) > MAX_TOKEN or not token.isascii():
@@ -88,7 +93,7 @@ class TokenAuthenticator:
         if key is None and await self._keys.refetch(kid):
             key = self._keys.find(kid, algorithm)
         if key is None:
-            raise _unauthorized()
+            raise _unauthorized() if self._keys.loaded else Refused("unavailable", "there are no keys yet, try again")
         version = self._keys.version
         try:
             decoded = self._jws.decode_complete(token, key.material, algorithms=[key.algorithm])
@@ -155,15 +160,6 @@ class TokenAuthenticator:
         while len(cache) >= self._settings.cache:
             del cache[next(iter(cache))]
         cache[_digest(token)] = identity
-
-
-def valid_user(user: object) -> TypeGuard[str]:
-    """1 to 128 characters that can be written as UTF-8, none of them a control character."""
-    return (
-        isinstance(user, str)
-        and 1 <= len(user) <= 128
-        and all(unicodedata.category(character) not in {"Cc", "Cs"} for character in user)
-    )
 
 
 def valid_tenant(tenant: object) -> TypeGuard[str]:

@@ -46,6 +46,11 @@ class Keys(Protocol):
     @property
     def version(self) -> int: ...
 
+    @property
+    def loaded(self) -> bool:
+        """Whether there is a set at all; readiness asks. Until then no token is known to be bad."""
+        ...
+
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key for a token's header; None: none that fits both."""
         ...
@@ -59,6 +64,7 @@ class SecretKeys:
     """One shared secret, HS256: for development. Raises ``ValueError`` for what is too short, or is no secret."""
 
     version = 0
+    loaded = True
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < _MIN_SECRET_BYTES:
@@ -160,7 +166,7 @@ class PublishedKeys:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a set at all; readiness asks."""
+        """See ``Keys``."""
         return self.version > 0
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:

@@ -148,7 +148,9 @@ class Resumer:
         except Refused as refused:
             if session.phase is not Phase.CLOSED:
                 session.refuse(refused, hello.rid)
-                session.close(Close.UNAUTHORIZED, "unauthorized")
+                # 4401 ends a client for good: only for a token that is known to be bad.
+                code = Close.UNAUTHORIZED if refused.code == "unauthorized" else Close.TRY_LATER
+                session.close(code, refused.code)
             return None
         if session.phase is Phase.CLOSED:
             return None

@@ -44,14 +44,13 @@ from chatcluster.core.records import (
     encode,
 )
 from chatcluster.core.rows import StoredChannel
+from chatcluster.core.session import valid_user
 from chatcluster.ports import Caller, Claim, Clock, Dedupe, Failure, Full, Log, Receipt, StoreReader, Unavailable
 from chatcluster.services.router.channels import ChannelCache, ChannelState
 from chatcluster.services.router.drafts import check_client_id
 from chatcluster.services.router.refusals import id_conflict, no_such_channel, overloaded, unknown_outcome
 from chatcluster.services.router.settings import RouterSettings
 from chatcluster.services.router.worker import Worker
-
-_MAX_USER = 128
 
 
 def channel_id(prefix: str, *parts: str) -> str:
@@ -73,7 +72,7 @@ def group_id(tenant: str, creator: str, client_id: str) -> str:
 def check_users(users: Sequence[str], field: str) -> list[str]:
     """Each once, in order. Raises ``Refused(bad_request)``."""
     for user in users:
-        if not 1 <= len(user) <= _MAX_USER or not user.isprintable():
+        if not valid_user(user):
             raise Refused("bad_request", f"{field} has a user without a name that can be", field=field)
     return list(dict.fromkeys(users))
 
