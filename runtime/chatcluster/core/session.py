@@ -50,10 +50,13 @@ def valid_user(user: object) -> TypeGuard[str]:
 
     One rule for all who take a user's name: whoever can sign in can be added to channels, and revoked.
     """
-    return (
-        isinstance(user, str)
-        and 1 <= len(user) <= MAX_NAME
-        and all(unicodedata.category(character) not in {"Cc", "Cs"} for character in user)
+    return isinstance(user, str) and valid_text(user, MAX_NAME)
+
+
+def valid_text(text: str, most: int) -> bool:
+    """1 to ``most`` characters that can be written as UTF-8, none of them a control character."""
+    return 1 <= len(text) <= most and (
+        text.isprintable() or all(unicodedata.category(character) not in {"Cc", "Cs"} for character in text)
     )
 
 

@@ -133,6 +133,14 @@ def test_one_flight_loads_a_channel_for_all_who_wait(play: Any) -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("client_id", ["7f3e 1", "👩\u200d👩\u200d👧", "no\u00a0break", "é" * 64])
+def test_a_client_id_is_any_text_without_control_characters(play: Any, client_id: str) -> None:
+    async def scene(world: World) -> None:
+        assert isinstance(await world.answer(send(client_id=client_id)), Ack)
+
+    play(scene)
+
+
 # -- limits ----------------------------------------------------------------------------------------
 
 

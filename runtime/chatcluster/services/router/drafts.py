@@ -13,15 +13,17 @@ from chatcluster.core.records import (
     SendRecord,
     digest,
 )
+from chatcluster.core.session import valid_text
 from chatcluster.services.router.sending import Sending, SendRequest
 
 MAX_CLIENT_ID = 64
 
 
 def check_client_id(client_id: str) -> None:
-    """Raises ``Refused(bad_client_id)``: 1 to 64 printable characters."""
-    if not 1 <= len(client_id) <= MAX_CLIENT_ID or not client_id.isprintable():
-        raise Refused("bad_client_id", "client_id has 1 to 64 printable characters", field="client_id")
+    """Raises ``Refused(bad_client_id)``: 1 to 64 characters, none of them a control character."""
+    if not valid_text(client_id, MAX_CLIENT_ID):
+        text = "client_id has 1 to 64 characters, none of them a control character"
+        raise Refused("bad_client_id", text, field="client_id")
 
 
 def check_body(body: str, limit: int) -> None:
