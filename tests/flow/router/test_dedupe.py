@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatcluster.core.frames import Ack, Delete, Edit, ErrorFrame, React, Send
+from chatcluster.core.ids import first_id
 from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
 from chatcluster.ports import Unavailable
@@ -209,6 +210,20 @@ def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: An
         assert len(world.live()) == heard
         conflict = await world.answer(send(client_id="x", retry=True, body="other"))
         assert (code(conflict), len(world.log.records)) == ("id_conflict", 1)
+
+    play(scene)
+
+
+def test_what_is_sent_after_a_retry_sorts_behind_what_answered_it(play: Any) -> None:
+    async def scene(world: World) -> None:
+        await world.answer(send(client_id="x"))
+        ahead = first_id(world.clock.now() + 3_000)  # minted by a router whose clock is ahead
+        verdict(world, 0, ahead)
+        again = await world.answer(send(client_id="x", retry=True))
+        following = await world.answer(send(client_id="y"))
+        assert isinstance(again, Ack)
+        assert isinstance(following, Ack)
+        assert int(following.id) > int(again.id) == ahead
 
     play(scene)
 

@@ -18,6 +18,7 @@ from chatcluster.services.router.drafts import content_digest
 from chatcluster.services.router.refusals import id_conflict, no_such_message, unavailable
 from chatcluster.services.router.sending import Sending
 from chatcluster.services.router.settings import RouterSettings
+from chatcluster.services.router.worker import Worker
 
 
 def winner_of(rows: Sequence[VerdictRow], digest: int, *, now: int) -> int | None:
@@ -38,8 +39,18 @@ def winner_of(rows: Sequence[VerdictRow], digest: int, *, now: int) -> int | Non
 class Checks:
     """Answers, refuses or makes ready."""
 
-    def __init__(self, *, store: StoreReader, tails: Tails, log: Log, clock: Clock, settings: RouterSettings) -> None:
+    def __init__(
+        self,
+        *,
+        store: StoreReader,
+        tails: Tails,
+        log: Log,
+        worker: Worker,
+        clock: Clock,
+        settings: RouterSettings,
+    ) -> None:
         self._store = store
+        self._worker = worker
         self._tails = tails
         self._log = log
         self._clock = clock
@@ -66,6 +77,7 @@ class Checks:
         winner = winner_of(rows, content_digest(request), now=self._clock.now())
         if winner is None:
             return False
+        self._worker.observe(winner)  # what this sender sends next sorts behind it
         sending.ack(winner, duplicate=True)
         return True
 

@@ -94,7 +94,7 @@ class RouterService:
         self._number = 0
         self._worker = Worker(workers=workers, clock=clock, metrics=metrics, settings=settings)
         self._cache = ChannelCache(store=store, bus=bus, clock=clock, metrics=metrics, settings=settings)
-        checks = Checks(store=store, tails=tails, log=log, clock=clock, settings=settings)
+        checks = Checks(store=store, tails=tails, log=log, worker=self._worker, clock=clock, settings=settings)
 
         def verdicts(won: Callable[[Sending, int], None], lost: Callable[[Sending, Refused], None]) -> Verdicts:
             return Verdicts(store=store, clock=clock, settings=settings, won=won, lost=lost)
