@@ -295,6 +295,9 @@ class World:
             if metric.name == name and labels.items() <= metric.labels.items() and isinstance(metric.source, Counter)
         )
 
+    def gauge(self, name: str) -> float:
+        return sum(m.source() for m in self.metrics if m.name == name and callable(m.source))
+
     # records of channel "c"
 
     def created(self, *users: str, channel: str = "c") -> ChannelRecord:
@@ -932,6 +935,22 @@ async def test_a_commit_refused_for_one_partition_is_made_for_the_others(world: 
         group.silent = group.fades = False
         await asyncio.sleep(1)
         assert group.committed == {0: 7, 1: 10}
+
+
+@flow
+async def test_what_was_lost_to_others_is_no_lag_of_ours(world: World) -> None:
+    group = Group()
+    async with a_stage(world, group):
+        group.owns = {0: 1, 1: 1}
+        await group.brings((0, 0), (1, 0))
+        for partition in (0, 1):
+            world.log.append_to(MESSAGES, partition, encode(TickRecord(1)), lambda _: None)
+            world.log.append_to(MESSAGES, partition, encode(TickRecord(1)), lambda _: None)
+        await asyncio.sleep(2)
+        assert world.gauge("persister_lag_records") == 2
+        group.owns = {}  # there are more persisters than partitions: nothing is ever fetched again
+        await asyncio.sleep(2)
+        assert world.gauge("persister_lag_records") == world.gauge("persister_lag_seconds") == 0
 
 
 class Finite:
