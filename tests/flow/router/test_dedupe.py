@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from chatcluster.core.frames import Ack, ErrorFrame
+from chatcluster.core.ids import first_id
 from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
-from chatcluster.ports import Unavailable
+from chatcluster.ports import Claim, Unavailable
 from chatcluster.services.router.drafts import content_digest
 from handmade_router import World, code, send, verdict
 
@@ -47,12 +48,14 @@ def test_other_content_under_the_same_client_id_is_a_conflict(play: Any, settled
 
 def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:
     async def scene(world: World) -> None:
+        world.store.add("small", "bo")
         answers = [
             await world.answer(send(client_id="x", body="one")),
             await world.answer(send(client_id="x", body="two"), "bob"),
             await world.answer(send("pair", client_id="x", body="three")),
+            await world.answer(send(client_id="bx", body="one"), "bo"),  # together they read as bob's
         ]
-        assert [code(answer) for answer in answers] == ["Ack"] * 3
+        assert [code(answer) for answer in answers] == ["Ack"] * 4
 
     play(scene)
 
@@ -101,8 +104,72 @@ def test_a_pending_old_claim_gets_a_new_id_flagged_and_the_winner_is_acked(play:
         ack = world.answers[again]
         assert isinstance(ack, Ack)
         assert (ack.id, ack.duplicate) == (str(one.id), True)
+        # The newer attempt has the entry, and as it lost it must not be called durable.
+        (held,) = await world.dedupe.claim([Claim("t/small/3:annx", 0, 0)])
+        assert held is not None
+        assert (held.id, held.durable) == (two.id, False)
 
     play(scene)
+
+
+def test_an_id_that_was_acked_is_before_the_next_one(play: Any) -> None:
+    async def scene(world: World) -> None:
+        ahead = first_id(world.clock.now() + 4_000)  # of a router whose clock is a little ahead
+        request = send(client_id="x")
+        await world.dedupe.claim([Claim("t/small/3:annx", ahead, content_digest(request))])
+        world.dedupe.settle([Claim("t/small/3:annx", ahead, content_digest(request))])
+        ack = await world.answer(request)
+        following = await world.answer(send())
+        assert isinstance(ack, Ack)
+        assert isinstance(following, Ack)
+        assert int(following.id) > int(ack.id) == ahead
+
+        further = first_id(world.clock.now() + 4_900)
+        name = world.ask(send(client_id="y", retry=True))
+        await world.until(lambda: len(world.log.sent) == 2)
+        verdict(world, 1, further)
+        await world.until(lambda: name in world.answers)
+        following = await world.answer(send())
+        assert isinstance(following, Ack)
+        assert int(following.id) > further
+
+    play(scene)
+
+
+def test_a_dedupe_that_does_not_answer_is_left_alone_for_a_while(play: Any) -> None:
+    async def scene(world: World) -> None:
+        asked = 0
+
+        async def silent(claims: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            raise Unavailable("down")
+
+        world.dedupe.claim = silent  # type: ignore[method-assign]
+        for _ in range(5):
+            world.ask(send())
+            await asyncio.sleep(0.1)
+        assert asked == 1
+        await asyncio.sleep(1.0)
+        world.ask(send())
+        await world.settle()
+        assert asked == 2
+
+    play(scene)
+
+
+def test_over_the_bound_of_verdicts_a_flagged_send_is_refused_and_not_published(play: Any) -> None:
+    async def scene(world: World) -> None:
+        names = [world.ask(send(retry=True)) for _ in range(2)]
+        await world.until(lambda: len(world.log.sent) == 2)
+        await world.settle()
+        before = len(world.live())
+        assert code(await world.answer(send(retry=True))) == "overloaded"
+        assert (len(world.log.sent), len(world.live())) == (2, before)
+        assert code(await world.answer(send())) == "Ack", "others need no verdict"
+        assert not world.answers.keys() & set(names)
+
+    play(scene, max_verdicts=2)
 
 
 def test_a_silent_dedupe_sends_on_flagged_and_acks_what_the_verdict_says(play: Any) -> None:
