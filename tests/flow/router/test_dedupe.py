@@ -13,7 +13,8 @@ from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
 from chatcluster.ports import Claim, Unavailable
 from chatcluster.services.router.drafts import content_digest
-from handmade_router import World, code, send, verdict
+from chatcluster.services.router.settings import RouterSettings
+from handmade_router import Jump, World, code, running, send, verdict
 
 
 def test_a_repeat_of_a_durable_send_is_acked_with_the_first_id(play: Any) -> None:
@@ -210,6 +211,43 @@ def test_a_flagged_send_without_a_verdict_or_with_a_void_one_is_of_unknown_outco
         assert code(world.answers[never]) == "unknown_outcome"
 
     play(scene)
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), RuntimeError("a row that cannot be read")])
+def test_a_verdict_that_cannot_be_read_is_asked_for_again_until_the_deadline(play: Any, error: Exception) -> None:
+    async def scene(world: World) -> None:
+        names = [world.ask(send(retry=True)) for _ in range(2)]
+        await world.until(lambda: len(world.log.sent) == 2)
+        read = world.store.verdicts
+
+        async def fails(*args: Any) -> Any:
+            raise error
+
+        world.store.verdicts = fails  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        assert not world.answers
+        world.store.verdicts = read  # type: ignore[method-assign]
+        verdict(world, 0, world.log.sent[0].id)
+        await world.until(lambda: names[0] in world.answers)
+        assert code(world.answers[names[0]]) == "Ack"
+        world.store.verdicts = fails  # type: ignore[method-assign]
+        await world.until(lambda: names[1] in world.answers, limit=6.0)
+        assert code(world.answers[names[1]]) == "unknown_outcome"
+
+    play(scene, verdict_deadline=10.0)
+
+
+def test_who_waits_for_a_verdict_is_answered_when_the_router_stops(jump: Jump, loop_clock: Any) -> None:
+    async def main() -> None:
+        world = World(loop_clock, RouterSettings())
+        async with running(world):
+            name = world.ask(send(retry=True))
+            await world.until(lambda: len(world.log.sent) == 1)
+            await world.settle()
+            assert name not in world.answers
+        assert code(world.answers[name]) == "unknown_outcome"
+
+    jump(main())
 
 
 def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: Any) -> None:
