@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 
 import pytest
 
 from chatcluster.backends.sqlite import SqliteLog
 from chatcluster.backends.sqlite import log as sqlite_log
+from chatcluster.backends.sqlite.files import sync_wals
 from chatcluster.core.metrics import Metrics
 from chatcluster.ports import Fenced, Receipt
 
@@ -84,6 +86,29 @@ def test_a_cancelled_fetch_loses_nothing(jump, loop_clock, open_log, consume):
     jump(main())
 
 
+def test_a_fetch_cancelled_between_two_partitions_loses_nothing(jump, loop_clock, open_sqlite_log):
+    async def main():
+        async with open_sqlite_log(clock=loop_clock) as log:
+            consumer = log.consumer("g", "messages")
+            await put(log, 20)
+            read = log.read
+
+            async def halfway(topic, partition, start, limit):
+                if partition == max(consumer.owned()):
+                    await asyncio.Event().wait()
+                return await read(topic, partition, start, limit)
+
+            log.read = halfway
+            waiting = asyncio.create_task(consumer.fetch())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            log.read = read
+            async with asyncio.timeout(30):
+                assert len(await drain(consumer, 20)) == 20
+
+    jump(main())
+
+
 def test_the_next_of_the_group_starts_at_the_commit_and_groups_are_apart(jump, loop_clock, open_log, consume):
     async def main():
         async with open_log(clock=loop_clock) as log, consume(log, "g", "messages") as consumer:
@@ -132,6 +157,15 @@ def test_who_lost_the_partitions_is_fenced(jump, loop_clock, open_sqlite_log):
             assert len(await drain(owner, 10)) == 10
 
     jump(main())
+
+
+def test_every_other_write_ahead_log_of_the_folder_is_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}")))
+    for name in ("log", "store", "other"):
+        (tmp_path / f"{name}.db-wal").write_bytes(b"")
+    sync_wals(tmp_path, but=tmp_path / "log.db-wal")
+    assert sorted(synced) == [os.path.realpath(tmp_path / f"{name}.db-wal") for name in ("other", "store")]
 
 
 def test_positions_are_stored_soon_and_never_before_the_folder_was_synced(jump, loop_clock, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 
 from chatcluster.backends.sqlite import DataFolderBusy, PartitionsChanged, SqliteLog, WrongSchema
 from chatcluster.core.metrics import Metrics
-from chatcluster.ports import Failure, Full, Receipt
+from chatcluster.ports import Failure, Full, Receipt, Unavailable
 
 
 async def until(condition, seconds=30.0):
@@ -177,6 +177,47 @@ def test_what_was_reported_is_there_after_reopening_in_the_same_epoch(jump, loop
                 assert entry.value == b"%d" % number
             [again] = await put(log, ("k1", b"next"))
             assert again.offset == unreported[0].offset + 1
+
+    jump(main())
+
+
+def test_an_append_is_reported_when_the_disk_has_it(jump, loop_clock, open_sqlite_log):
+    async def main():
+        async with open_sqlite_log(clock=loop_clock) as log:
+            # A loss of power cannot be played here: 2 (FULL) is what SQLite calls durable at the commit.
+            assert log._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+            assert log._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    jump(main())
+
+
+def test_a_read_that_fails_is_unavailable(jump, loop_clock, open_sqlite_log):
+    async def main():
+        async with open_sqlite_log(clock=loop_clock, recent_bytes=0) as log:
+            [receipt] = await put(log, ("k", b"value"))
+            log._reader.execute("PRAGMA query_only=0")
+            log._reader.execute("ALTER TABLE batches RENAME TO gone")
+            for read in (
+                log.read("messages", receipt.partition, 0, 1),
+                log.offset_at("messages", receipt.partition, 1),
+            ):
+                with pytest.raises(Unavailable):
+                    await read
+            log._reader.execute("ALTER TABLE gone RENAME TO batches")
+            assert len(await log.read("messages", receipt.partition, 0, 1)) == 1
+
+    jump(main())
+
+
+def test_what_is_kept_in_memory_is_bounded_and_the_rest_is_read_from_the_file(jump, loop_clock, open_sqlite_log):
+    async def main():
+        async with open_sqlite_log(clock=loop_clock, recent_bytes=2_500) as log:
+            for number in range(6):
+                [receipt] = await put(log, ("k", b"%d" % number * 1_000))
+            recent = log._topics["messages"][receipt.partition].recent
+            assert (recent.first, recent.end) == (4, 6)
+            found = await log.read("messages", receipt.partition, 0, 10)
+            assert [entry.value[:1] for entry in found] == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
     jump(main())
 

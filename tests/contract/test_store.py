@@ -226,6 +226,50 @@ def test_users_verdicts_cursors_and_revocations(jump, loop_clock, open_store):
     jump(main())
 
 
+def test_what_has_versions_goes_forward_and_never_back(jump, loop_clock, open_store):
+    async def main():
+        async with open_store(clock=loop_clock) as store:
+            member = MemberRecord("t", "c", 8, "u", "", 0, 0, "v", "add", "member", "channel", 4)
+            for version in (5, 9, 7):  # each in a call of its own: the middle one is newest, the last comes late
+                await store.write(
+                    [
+                        ReadCursorRow("t", "u", "a", version),
+                        RevocationRow("t", "u", version),
+                        ChannelRow("t", "c", version, "group", f"n{version}", "u", 1),
+                        UserChannelRow("t", "u", "c", version, "owner" if version == 9 else "member"),
+                        message(3, offset=14 - version, body=f"b{version}"),
+                        EventRow("t", "c", 8, 14 - version, member),
+                    ]
+                )
+            assert await store.read_cursors("t", "u", ["a"]) == {"a": 9}
+            assert await store.revocations() == [RevocationRow("t", "u", 9)]
+            assert (await store.channel("t", "c")).name == "n9"
+            assert [row.role for row in await store.channels_of("t", "u", after="", limit=9)] == ["owner"]
+            assert (await store.messages("t", "c", [3]))[3].body == "b9"
+            assert await store.has_events("t", [("c", 3), ("c", 8)]) == {("c", 3): 5, ("c", 8): 5}  # the lowest offset
+
+    jump(main())
+
+
+def test_a_timeline_that_stands_before_its_events_is_not_shown_without_them(jump, loop_clock, open_store):
+    async def main():
+        async with open_store(clock=loop_clock) as store:
+            said = message(7)
+            member = MemberRecord("t", "c", 8, "u", "", 0, 0, "v", "add", "member", "channel", 4)
+            await store.write([TimelineRow("t", "u:t/v", 10, -1, 70, record_of(said))])
+            await store.write([TimelineRow("t", "u:t/w", 10, -1, 80, member)])
+            for timeline in ("u:t/v", "u:t/w"):
+                with pytest.raises(Unavailable):
+                    await store.timeline(timeline, after=-1, limit=9)
+                with pytest.raises(Unavailable):
+                    await store.newest([timeline])
+            await store.write([said, EventRow("t", "c", 8, 80, member)])
+            assert [row.record.id for row in await store.timeline("u:t/v", after=-1, limit=9)] == [7]
+            assert [row.record.id for row in await store.timeline("u:t/w", after=-1, limit=9)] == [8]
+
+    jump(main())
+
+
 # -- replays ------------------------------------------------------------------------------------------
 
 ids = st.integers(1, 4)
@@ -350,6 +394,24 @@ def test_a_write_that_fails_is_unavailable_and_the_next_one_works(jump, loop_clo
             assert await store.heads("t", ["c"]) == {}
             await store.write([message(1)])
             assert await store.heads("t", ["c"]) == {"c": 1}
+
+    jump(main())
+
+
+def test_rows_that_wait_are_bounded_and_one_that_cannot_be_stored_stops_nobody(jump, loop_clock, tmp_path):
+    async def main():
+        async with SqliteStore.open(tmp_path, clock=loop_clock, metrics=Metrics(), max_rows=10) as store:
+            first = asyncio.create_task(store.write([message(n) for n in range(1, 51)]))  # alone it may be larger
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                await store.write([message(99)])
+            await first
+            async with asyncio.timeout(30):
+                with pytest.raises(Unavailable):
+                    await store.write([message(1 << 63)])
+            for number in range(100, 130):
+                await store.write([message(number)])
+            assert await store.heads("t", ["c"]) == {"c": 129}
 
     jump(main())
 

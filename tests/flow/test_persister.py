@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ from chatcluster.core.records import (
     MemberRecord,
     MessageRecord,
     ReadFlush,
+    Reference,
     RouteRecord,
     TickRecord,
     channel_key,
@@ -49,13 +51,18 @@ from chatcluster.core.records import (
     inbox_timeline,
 )
 from chatcluster.core.rows import AnyRow, EventRow, MemberRow, ReadCursorRow, RouteRow, TimelineRow, VerdictRow
-from chatcluster.ports import Delivery, Entry, Failure, Full, Receipt, Report, TailEntry, Unavailable
+from chatcluster.ports import Batch, Delivery, Entry, Failure, Fenced, Full, Receipt, Report, TailEntry, Unavailable
 from chatcluster.services.persister import PersisterService, PersisterSettings
+from chatcluster.services.persister.loading import previous
+from chatcluster.services.persister.stage import Stage
+from chatcluster.services.persister.writing import Patience, TailWriter
 
 Jump = Callable[[Coroutine[Any, Any, None]], None]
-SETTINGS = PersisterSettings(inbox_fanout_limit=4, inbox_fanout_floor=3)
+SETTINGS = PersisterSettings(inbox_fanout_limit=4, inbox_fanout_floor=3, append_chunk=3)
 LIMITS = Thresholds(4, 3)
 PARTITIONS = {MESSAGES: 2, INBOX: 2}
+DEEP = b"\x81\xa1a" * 5_000 + b"\xc0"
+"""Nested deeper than any decoder goes."""
 
 
 class Time:
@@ -151,6 +158,11 @@ class FusedTails:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tails, name)
 
+    async def commit(self, *args: Any) -> None:
+        if "tails" in self._fuse.down:
+            raise Unavailable("tails")
+        await self._tails.commit(*args)
+
     async def append(self, entries: Sequence[tuple[str, TailEntry]]) -> None:
         died = self._fuse.burn("tails")
         if died == 0:
@@ -204,11 +216,12 @@ class World:
         self.deaths = 0
         self.written: dict[tuple[Any, ...], AnyRow] = {}
         self.minter = Minter(1)
+        self.reader: Any = log
 
-    def persister(self, group: str = "p", inbox: str = "") -> PersisterService:
+    def persister(self, group: str = "p", inbox: str = "", settings: PersisterSettings = SETTINGS) -> PersisterService:
         return PersisterService(
             log=self.fused_log,  # type: ignore[arg-type]
-            reader=self.log,
+            reader=self.reader,
             messages=self.log.consumer(group, MESSAGES),
             inbox=self.log.consumer(inbox or group, INBOX),
             store=FusedStore(self.store, self.fuse, self.written),  # type: ignore[arg-type]
@@ -217,7 +230,7 @@ class World:
             cursors=self.cursors,
             clock=self.time,
             metrics=self.metrics,
-            settings=SETTINGS,
+            settings=settings,
         )
 
     async def supervise(self) -> None:
@@ -281,6 +294,9 @@ class World:
             for metric in self.metrics
             if metric.name == name and labels.items() <= metric.labels.items() and isinstance(metric.source, Counter)
         )
+
+    def gauge(self, name: str) -> float:
+        return sum(m.source() for m in self.metrics if m.name == name and callable(m.source))
 
     # records of channel "c"
 
@@ -535,6 +551,21 @@ async def test_a_repeat_of_an_event_changes_nothing_whoever_reads_it(world: Worl
 
 
 @flow
+async def test_whether_an_event_is_a_repeat_does_not_hang_on_where_rounds_are_cut(world: World) -> None:
+    for channel, cut in (("c", False), ("d", True)):
+        add = world.member("b", "add", channel)
+        records = [world.created("a", "b", channel=channel), add, world.member("b", "remove", channel), add]
+        async with world.running():
+            for some in [[one] for one in records] if cut else [records]:
+                await world.append(*some)
+                await world.drained()
+        # The first one changed nothing and left no row: nothing tells the second one from a first one.
+        members = await world.store.members("t", channel, after="", limit=9)
+        assert [member.user for member in members] == ["a", "b"], channel
+    await check(world)
+
+
+@flow
 async def test_members_of_a_large_channel_are_asked_for_as_of_the_position(world: World) -> None:
     async with world.running():
         await world.append(world.created("a", "b", "x", "y"))
@@ -643,11 +674,20 @@ async def test_appends_refused_or_lost_are_made_again(world: World) -> None:
 @flow
 async def test_what_cannot_be_read_is_a_dead_letter_and_the_partition_goes_on(world: World) -> None:
     alias = AliasRecord("t", "c", world.id(), "a", "", 0, 0, 5)
-    huge = msgspec.structs.replace(world.say("a", "k0"), reply_to=1 << 63)
-    bad: list[EventRecord | bytes] = [b"\xc1", b"", alias, huge, encode(world.say("a", "k0", channel="elsewhere"))]
+    said = world.say("a", "k0")
+    bad: list[EventRecord | bytes] = [b"\xc1", b"", alias, encode(world.say("a", "k0", channel="elsewhere"))]
+    bad += [msgspec.structs.replace(said, **{name: 1 << 63}) for name in ("id", "digest", "reply_to")]
+    bad += [msgspec.structs.replace(said, id=-1), EditRecord("t", "c", world.id(), "a", "e", 1, 0, 1 << 63, "new")]
+    bad.append(encode(msgspec.structs.replace(said, data={"a": None})).replace(b"\x81\xa1a\xc0", DEEP))
     await world.append(world.created("a", "b"), *bad, world.say("a", "k1"))
-    world.log.append(INBOX, "t/a", b"nonsense", lambda _: None)
+    others = encode(Reference("t", "b", 1, said))
+    endless = encode(Reference("t", "a", 1, msgspec.structs.replace(said, id=1 << 63)))
+    for nonsense in (b"nonsense", others, endless):
+        world.log.append(INBOX, "t/a", nonsense, lambda _: None)
     async with world.running():
+        await world.drained()
+    async with world.running():  # whoever comes next meets them where it reads back
+        await world.append(world.say("a", "k2"))
         await world.drained()
     letters = [
         msgspec.msgpack.decode(e.value, type=DeadLetter) for part in await world.entries(DEAD_LETTERS) for e in part
@@ -655,10 +695,300 @@ async def test_what_cannot_be_read_is_a_dead_letter_and_the_partition_goes_on(wo
     assert [letter.value for letter in letters if letter.topic == MESSAGES] == [
         record if isinstance(record, bytes) else encode(record) for record in bad
     ]
-    assert [letter.value for letter in letters if letter.topic == INBOX] == [b"nonsense"]
+    assert [letter.value for letter in letters if letter.topic == INBOX] == [b"nonsense", others, endless]
     assert all(letter.reason and letter.key for letter in letters)
-    assert world.count("persister_dead_letters_total") == 6
-    assert len(await world.told("a")) == 2
+    assert world.count("persister_dead_letters_total") == len(bad) + 3
+    assert len(await world.told("a")) == 3
+
+
+@flow
+async def test_what_a_reader_is_given_beyond_the_position_is_no_repeat(world: World) -> None:
+    class Aged:
+        """The log's oldest records are gone, so a reader gets later ones in their place."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.log, name)
+
+        async def read(self, topic: str, partition: int, start: int, limit: int) -> Sequence[Entry]:
+            return await world.log.read(topic, partition, max(start, 4) if topic == INBOX else start, limit)
+
+    await world.append(world.created("a", "b"), *(world.say("a", f"k{n}") for n in range(4)))
+    async with world.running():
+        await world.drained()
+    world.reader = Aged()
+    await world.append(*(world.say("a", f"l{n}") for n in range(4)))
+    async with world.running():
+        await world.drained()
+    assert len(await world.told("a")) == len(await world.told("b")) == 9
+
+
+@flow
+async def test_a_proposal_that_the_log_refuses_is_made_again_by_the_next_event(world: World) -> None:
+    append = world.fused_log.append
+    refused = 0
+
+    def full(topic: str, key: str, value: bytes, report: Report) -> None:
+        nonlocal refused
+        if topic == MESSAGES and not refused:
+            refused += 1
+            raise Full("full")
+        append(topic, key, value, report)
+
+    world.fused_log.append = full  # type: ignore[method-assign]
+    async with world.running():
+        await world.append(world.created("a", "b", "x", "y"))
+        await world.drained()
+        await asyncio.sleep(1)
+        assert refused
+        await world.append(world.say("a", "k"))
+        await world.drained()
+    stored = await world.store.channel("t", "c")
+    assert stored is not None
+    assert stored.route == "channel"
+
+
+@flow
+async def test_a_channel_renamed_under_a_new_owner_keeps_what_it_is(world: World) -> None:
+    await world.append(msgspec.structs.replace(world.created("a", "b"), kind="direct"))
+    async with world.running():
+        await world.drained()
+    before = await world.store.channel("t", "c")
+    rename = ChannelRecord("t", "c", world.id(), "b", "", 0, 0, "renamed", "group", "new", [])
+    async with world.running():
+        await world.append(world.say("a", "k"))  # which needs the members alone
+        await world.drained()
+        await world.append(rename)
+        await world.drained()
+    after = await world.store.channel("t", "c")
+    assert before is not None
+    assert after is not None
+    assert (after.name, after.kind, after.creator, after.created) == ("new", "direct", "a", before.created)
+
+
+@flow
+async def test_what_is_remembered_is_bounded_and_the_least_lately_used_goes(world: World) -> None:
+    names = ["c0", "c1", "c2", "c3"]
+    for name in names:
+        await world.append(world.created("a", f"u-{name}", channel=name))
+    small = msgspec.structs.replace(SETTINGS, channels=2, users=2)
+    service = world.persister(settings=small)
+    task = asyncio.create_task(service.run())
+    for name in ("c0", "c1", "c0", "c2", "c0", "c3", "c0"):
+        await world.append(world.say("a", f"k{world.id()}", channel=name))
+        await world.drained()
+    first, second = (stage._work._partitions for stage in service._stages)  # type: ignore[attr-defined]
+    assert all(len(memory.states) <= 2 for memory in first.values())
+    assert any(list(memory.states)[-1] == "t/c0" for memory in first.values())
+    assert all(memory.members == sum(state.held for state in memory.states.values()) for memory in first.values())
+    assert all(len(memory.newest) <= 2 for memory in second.values())
+    await stop(task)
+
+    few = msgspec.structs.replace(SETTINGS, members=3)
+    service = world.persister("few", settings=few)
+    task = asyncio.create_task(service.run())
+    await asyncio.sleep(30)
+    for memory in service._stages[0]._work._partitions.values():  # type: ignore[attr-defined]
+        assert memory.members == sum(state.held for state in memory.states.values()) <= 3
+    await stop(task)
+
+
+@flow
+async def test_tails_that_are_away_cost_the_oldest_entries_over_the_bound(world: World) -> None:
+    small = msgspec.structs.replace(SETTINGS, tail_backlog=3)
+    fused = FusedTails(world.tails, world.fuse)
+    writer = TailWriter(tails=fused, metrics=world.metrics, settings=small, stage=INBOX)  # type: ignore[arg-type]
+    entries = [("i:t/a", TailEntry(n, n - 1, n, world.say("a", f"k{n}"))) for n in range(7)]
+    world.fuse.down = {"tails"}
+    for entry in entries[:5]:
+        await writer.append([entry])
+    world.fuse.down = set()
+    await writer.append(entries[5:6])
+    (tail,) = await world.tails.read([("i:t/a", START)])
+    assert [entry.offset for entry in tail or ()] == [2, 3, 4, 5]
+    assert world.count("persister_tail_entries_dropped_total") == 2
+    world.tails.wipe()
+    await writer.append(entries[6:])  # alone: what was taken waits no more
+    (tail,) = await world.tails.read([("i:t/a", START)])
+    assert [entry.offset for entry in tail or ()] == [6]
+
+    async def never(entries: Any) -> None:
+        await asyncio.Event().wait()
+
+    fused.append = never  # type: ignore[method-assign]
+    async with asyncio.timeout(SETTINGS.tail_patience + 1):  # the log waits for no cache
+        await writer.append(entries[6:])
+
+
+# -- a stage and its group
+
+
+class Group:
+    """A consumer that is moved about by the test: what it owns, and what comes."""
+
+    def __init__(self) -> None:
+        self.owns: dict[int, int] = {}
+        self.coming: asyncio.Queue[list[Batch]] = asyncio.Queue()
+        self.committed: dict[int, int] = {}
+        self.silent = False
+        self.fades = False
+
+    async def fetch(self) -> list[Batch]:
+        return await self.coming.get()
+
+    def owned(self) -> Mapping[int, int]:
+        return self.owns
+
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        if self.silent:
+            raise Unavailable("no coordinator")
+        if not positions.keys() <= self.owns.keys():
+            self.silent = self.fades
+            raise Fenced("not all are owned")
+        self.committed.update(positions)
+
+    async def brings(self, *places: tuple[int, int]) -> None:
+        """One record at each (partition, offset), in one fetch; done when it returns."""
+        self.coming.put_nowait([Batch(MESSAGES, at, [Entry(offset, 1_000, "", b"")]) for at, offset in places])
+        await asyncio.sleep(2)
+
+
+class Notes:
+    """A ``Work`` that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, ...]] = []
+
+    async def begin(self, partition: int, offset: int, time: int) -> None:
+        self.found.append(("begin", partition, offset))
+
+    def forget(self, partition: int) -> None:
+        self.found.append(("forget", partition))
+
+    async def process(self, batches: Sequence[Batch]) -> None:
+        self.found += [("do", batch.partition, batch.entries[0].offset) for batch in batches]
+
+    def take(self) -> list[tuple[Any, ...]]:
+        found, self.found = self.found, []
+        return found
+
+
+@asynccontextmanager
+async def a_stage(world: World, group: Group) -> AsyncIterator[Notes]:
+    notes = Notes()
+    stage = Stage(
+        topic="messages",
+        consumer=group,
+        reader=world.log,
+        work=notes,
+        tails=world.tails,
+        clock=world.time,
+        metrics=world.metrics,
+        settings=SETTINGS,
+        patience=Patience(metrics=world.metrics, settings=SETTINGS),
+    )
+    task = asyncio.create_task(stage.run())
+    try:
+        yield notes
+    finally:
+        await stop(task)
+
+
+@flow
+async def test_what_is_remembered_of_a_partition_ends_when_it_may_have_been_anothers(world: World) -> None:
+    group = Group()
+    async with a_stage(world, group) as notes:
+        group.owns = {0: 1, 1: 1}
+        await group.brings((0, 5), (1, 7))
+        assert notes.take() == [("begin", 0, 5), ("begin", 1, 7), ("do", 0, 5), ("do", 1, 7)]
+        await group.brings((0, 6))
+        assert notes.take() == [("do", 0, 6)]
+        group.owns = {0: 2, 1: 1}  # it was another's, who did some of it
+        await group.brings((0, 9))
+        assert notes.take() == [("forget", 0), ("begin", 0, 9), ("do", 0, 9)]
+        await group.brings((0, 8))  # read again
+        assert notes.take() == [("forget", 0), ("begin", 0, 8), ("do", 0, 8)]
+        group.owns = {1: 1}
+        await group.brings((0, 9), (1, 8))  # fetched before it was lost
+        assert notes.take() == [("forget", 0), ("do", 1, 8)]
+
+
+@flow
+async def test_a_commit_refused_for_one_partition_is_made_for_the_others(world: World) -> None:
+    group = Group()
+    async with a_stage(world, group):
+        group.owns = {0: 1, 1: 1}
+        await group.brings((0, 5), (1, 7))
+        assert group.committed == {0: 6, 1: 8}
+        group.silent = True
+        await group.brings((0, 6), (1, 8))
+        assert group.committed == {0: 6, 1: 8}
+        group.silent = False
+        await asyncio.sleep(1)
+        assert group.committed == {0: 7, 1: 9}
+        group.silent = True
+        await group.brings((0, 7), (1, 9))
+        group.owns = {1: 1}  # lost before it could be committed
+        group.silent, group.fades = False, True  # refused, and then no answer for the others either
+        await asyncio.sleep(1)
+        assert group.silent
+        assert group.committed == {0: 7, 1: 9}
+        group.silent = group.fades = False
+        await asyncio.sleep(1)
+        assert group.committed == {0: 7, 1: 10}
+
+
+@flow
+async def test_what_was_lost_to_others_is_no_lag_of_ours(world: World) -> None:
+    group = Group()
+    async with a_stage(world, group):
+        group.owns = {0: 1, 1: 1}
+        await group.brings((0, 0), (1, 0))
+        for partition in (0, 1):
+            world.log.append_to(MESSAGES, partition, encode(TickRecord(1)), lambda _: None)
+            world.log.append_to(MESSAGES, partition, encode(TickRecord(1)), lambda _: None)
+        await asyncio.sleep(2)
+        assert world.gauge("persister_lag_records") == 2
+        group.owns = {}  # there are more persisters than partitions: nothing is ever fetched again
+        await asyncio.sleep(2)
+        assert world.gauge("persister_lag_records") == world.gauge("persister_lag_seconds") == 0
+
+
+class Finite:
+    """A store that is asked a hundred times at most."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.newest = store.newest
+        self._store = store
+        self._left = 100
+
+    async def timeline(self, *args: Any, **limits: Any) -> Sequence[TimelineRow]:
+        self._left -= 1
+        assert self._left
+        return await self._store.timeline(*args, **limits)
+
+
+@pytest.mark.parametrize(
+    ("stored", "below", "wanted"),
+    [
+        ({}, 5, START),
+        ({3: START}, 5, 3),
+        ({3: START, 9: 3}, 5, 3),
+        ({3: START, 9: 7}, 5, 3),  # 7 is missing: a crash left it out
+        ({3: START, 90_009: 90_007}, 90_005, 3),
+        ({9: 7}, 5, START),
+    ],
+)
+def test_the_row_before_a_position_is_found_whatever_a_crash_left_out(
+    jump: Jump, tmp_path: Path, stored: dict[int, int], below: int, wanted: int
+) -> None:
+    async def main() -> None:
+        async with a_world(tmp_path) as world:
+            said = world.say("a", "k")
+            alias = AliasRecord("t", "c", said.id, "a", "k", 1, 0, 5)
+            await world.store.write([TimelineRow("t", "c:t/c", at, prev, at, alias) for at, prev in stored.items()])
+            assert await previous(Finite(world.store), "c:t/c", below) == wanted  # type: ignore[arg-type]
+
+    jump(main())
 
 
 # -- first wins
@@ -691,6 +1021,10 @@ async def test_append_times_decide_who_is_first_across_restarts(world: World) ->
     assert await once(late) is None
     again = world.say("a", "l")
     assert await once(again) == again.id  # void is no winner
+    long_ago = world.say("a", "m")
+    assert await once(long_ago) == long_ago.id
+    world.time.ahead += 20 * 3_600_000
+    assert await once(world.say("a", "m", RETRY)) == long_ago.id  # beyond all memory: it said itself that it repeats
 
 
 # -- routes
@@ -783,6 +1117,25 @@ async def test_read_cursors_are_flushed_and_never_beyond_the_head(world: World) 
 
 
 @flow
+async def test_read_cursors_that_cannot_be_asked_for_are_flushed_later(world: World) -> None:
+    said = world.say("a", "k1")
+    dirty = world.cursors.dirty
+
+    async def away(limit: int) -> Sequence[ReadCursorRow]:
+        raise Unavailable("cursors")
+
+    world.cursors.dirty = away  # type: ignore[method-assign]
+    async with world.running():
+        await world.append(world.created("a", "b"), said)
+        await world.drained()
+        await world.cursors.advance(ReadCursorRow("t", "a", "c", said.id))
+        await asyncio.sleep(SETTINGS.read_flush_interval + 1)
+        world.cursors.dirty = dirty  # type: ignore[method-assign]
+        await asyncio.sleep(SETTINGS.read_flush_interval + 1)
+        assert await world.store.read_cursors("t", "a", ["c"]) == {"c": said.id}
+
+
+@flow
 async def test_a_hundred_changes_are_flushed_without_waiting(world: World) -> None:
     said = world.say("a", "k1")
     async with world.running():
@@ -793,6 +1146,22 @@ async def test_a_hundred_changes_are_flushed_without_waiting(world: World) -> No
             await world.cursors.advance(ReadCursorRow("t", f"u{number}", "c", said.id))
         await asyncio.sleep(SETTINGS.read_poll_interval + 0.1)
         assert not await world.cursors.dirty(10)
+
+
+@flow
+async def test_a_log_that_is_full_misses_a_tick_and_nothing_else(world: World) -> None:
+    append_to = world.log.append_to
+
+    def full(*args: Any) -> None:
+        raise Full("full")
+
+    async with world.running():
+        world.fused_log.append_to = full  # type: ignore[attr-defined]
+        await asyncio.sleep(SETTINGS.tick_interval + 2)
+        assert world.count("persister_ticks_failed_total") == 2
+        world.fused_log.append_to = append_to  # type: ignore[attr-defined]
+        await asyncio.sleep(SETTINGS.tick_interval)
+        assert set(await world.tails.committed("messages")) == {0, 1}
 
 
 @flow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -201,21 +202,128 @@ def test_an_old_backlog_is_not_pushed(jump: Jump, tmp_path: Path) -> None:
     jump(run())
 
 
+def test_who_died_before_it_was_written_is_pushed_to_by_the_next_and_nobody_twice(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            append = here.log.append
+            await here.say(7, ["bob"])
+            here.log.append = lambda *args: None  # type: ignore[method-assign]  # no report ever comes
+            async with here.pushing():
+                await asyncio.sleep(30)
+            here.log.append = append  # type: ignore[method-assign]
+            for _ in range(2):
+                async with here.pushing():
+                    await asyncio.sleep(30)
+            assert [one.users for one in await here.found()] == [["bob"]]
+
+    jump(run())
+
+
+def test_what_cannot_be_read_and_a_lost_partition_stop_nobody(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            here.log.append(INBOX, user_key("t", "bob"), b"nonsense", lambda _: None)
+            async with here.pushing():
+                await here.say(7, ["bob"])
+                here.log.consumer("push", INBOX)  # another takes the group over before the commit
+                await asyncio.sleep(30)
+            assert [one.users for one in await here.found()] == [["bob"]]
+
+    jump(run())
+
+
+def test_each_doubt_about_presence_has_its_own_patience(jump: Jump, tmp_path: Path) -> None:
+    class Silent(MemoryPresence):
+        """Does not answer, or refuses, while it is told so."""
+
+        silent = away = False
+
+        async def sessions(self, users: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, tuple[Status, int]]]:
+            if self.silent:
+                await asyncio.Event().wait()
+            if self.away:
+                raise Unavailable("away")
+            return await super().sessions(users)
+
+    async def run() -> None:
+        async with world(tmp_path, Silent) as here:
+            assert isinstance(here.presence, Silent)
+            await here.settle()
+            async with here.pushing(PushSettings(presence_patience=120.0)):
+                here.presence.silent = True
+                await here.say(7, ["bob"])
+                await asyncio.sleep(60)
+                here.presence.silent = False
+                await asyncio.sleep(120)
+                assert len(await here.found()) == 1
+                here.presence.away = True
+                await here.say(8, ["bob"])
+                await asyncio.sleep(115)
+                assert len(await here.found()) == 1
+                here.presence.away, here.presence.silent = False, True
+                await asyncio.sleep(200)
+                assert len(await here.found()) == 2  # one too many is better than one too few
+
+    jump(run())
+
+
+def test_many_users_are_several_notifications(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.settle()
+            await here.say(7, [f"u{number}" for number in range(5)])
+            async with here.pushing(PushSettings(slice=2)):
+                await asyncio.sleep(30)
+            found = await here.found()
+            assert max(len(one.users) for one in found) == 2
+            assert sorted(user for one in found for user in one.users) == [f"u{number}" for number in range(5)]
+            assert len({one.id for one in found}) == len(found)
+
+    jump(run())
+
+
+def test_a_log_whose_clock_is_ahead_delays_a_push_by_its_delay_only(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            here.clock.skew = 3_600_000
+            await here.say(7, ["bob"])
+            here.clock.skew = 0
+            await here.settle()
+            async with here.pushing():
+                await asyncio.sleep(30)
+                assert len(await here.found()) == 1
+
+    jump(run())
+
+
 class Scripted:
     """A receiver with the given answers, the last one for ever."""
 
     def __init__(self, *answers: Posted) -> None:
         self.answers = list(answers)
         self.posts: list[str] = []
+        self.times: list[float] = []
+        self.messages: list[list[str]] = []
 
     async def post(self, id: str, body: bytes) -> Posted:  # noqa: A002
         self.posts.append(id)
+        self.times.append(asyncio.get_running_loop().time())
+        self.messages.append([one["message_id"] for one in json.loads(body)["notifications"]])
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-async def deliver(here: World, hook: Scripted, seconds: float, settings: PushSettings) -> None:
-    notification = Notification("t", "room", 7, "ann", ["bob"], "", "key", "7-1", here.clock.now())
+def notify(here: World, number: int = 7) -> None:
+    notification = Notification("t", "room", number, "ann", ["bob"], "", "key", f"{number}-1", here.clock.now())
     here.log.append(NOTIFICATIONS, "t/room", encode(notification), lambda _: None)
+
+
+async def deliver(
+    here: World, hook: Scripted, seconds: float, settings: PushSettings, numbers: Sequence[int] = (7,)
+) -> None:
+    for number in numbers:
+        notify(here, number)
     await asyncio.sleep(0.1)
     service = WebhookService(
         notifications=here.log.consumer("webhook", NOTIFICATIONS),
@@ -239,6 +347,7 @@ def test_a_post_is_tried_again_under_the_same_id(jump: Jump, tmp_path: Path) -> 
             await deliver(here, hook, 100, PushSettings())
             assert len(hook.posts) == 3
             assert len(set(hook.posts)) == 1
+            assert hook.times[2] - hook.times[1] >= 20.0
 
     jump(run())
 
@@ -250,7 +359,85 @@ def test_a_dead_webhook_does_not_block_for_ever(jump: Jump, tmp_path: Path) -> N
             await deliver(here, hook, 700, PushSettings(max_age=300))
             tries = len(hook.posts)
             hook.answers = [Posted("taken")]
-            await deliver(here, hook, 30, PushSettings(max_age=300))
+            await deliver(here, hook, 30, PushSettings(max_age=300), [8])
             assert len(hook.posts) == tries + 1  # the new one alone: the first was given up and committed
+            assert hook.messages[-1] == ["8"]
+
+    jump(run())
+
+
+def test_what_a_receiver_asks_to_wait_for_is_bounded_by_the_age(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            hook = Scripted(Posted("later", 1e6), Posted("taken"))
+            asyncio.get_running_loop().call_later(400, notify, here, 8)
+            await deliver(here, hook, 500, PushSettings(max_age=300))
+            assert hook.messages == [["7"], ["8"]]
+
+    jump(run())
+
+
+def test_what_a_receiver_refuses_holds_up_nothing_behind_it(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            hook = Scripted(Posted("refused"), Posted("taken"))
+            here.log.append(NOTIFICATIONS, "t/room", b"nonsense", lambda _: None)
+            await deliver(here, hook, 30, PushSettings(webhook_batch=2), [7, 8, 9, 10])
+            assert hook.messages == [["7"], ["8", "9"], ["10"]]
+
+    jump(run())
+
+
+def test_after_gone_nothing_is_posted_for_a_while(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            hook = Scripted(Posted("gone"), Posted("taken"))
+
+            async def others() -> None:
+                for number in (8, 9):
+                    await asyncio.sleep(600)
+                    notify(here, number)
+
+            later = asyncio.create_task(others())
+            await deliver(here, hook, 1_300, PushSettings(webhook_pause=1_000.0))
+            await later
+            assert hook.messages == [["7"], ["9"]]
+
+    jump(run())
+
+
+def test_a_post_that_was_not_answered_is_made_again_by_the_next_process(jump: Jump, tmp_path: Path) -> None:
+    class Endless(Scripted):
+        """Never answers."""
+
+        async def post(self, id: str, body: bytes) -> Posted:  # noqa: A002
+            await super().post(id, body)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            first, second = Endless(Posted("taken")), Scripted(Posted("taken"))
+            await deliver(here, first, 30, PushSettings())
+            await deliver(here, second, 30, PushSettings(), [])
+            assert second.posts == first.posts
+
+    jump(run())
+
+
+def test_a_webhook_whose_partition_is_taken_over_goes_on(jump: Jump, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world(tmp_path) as here:
+
+            class Stolen(Scripted):
+                """Another process takes the group over while it answers."""
+
+                async def post(self, id: str, body: bytes) -> Posted:  # noqa: A002
+                    here.log.consumer("webhook", NOTIFICATIONS)
+                    return await super().post(id, body)
+
+            hook = Stolen(Posted("taken"))
+            await deliver(here, hook, 30, PushSettings())
+            assert len(hook.posts) == 1
 
     jump(run())

@@ -11,9 +11,10 @@ from chatcluster.core.frames import Ack, Delete, Edit, ErrorFrame, React, Send
 from chatcluster.core.ids import first_id
 from chatcluster.core.records import CHECK, PLAIN, RETRY
 from chatcluster.core.rows import VerdictRow
-from chatcluster.ports import Unavailable
+from chatcluster.ports import Claim, Unavailable
 from chatcluster.services.router.drafts import content_digest
-from handmade_router import World, code, send, verdict
+from chatcluster.services.router.settings import RouterSettings
+from handmade_router import Jump, World, code, running, send, verdict
 
 
 def test_a_repeat_of_a_durable_send_is_acked_with_the_first_id(play: Any) -> None:
@@ -69,13 +70,15 @@ def test_a_repeat_that_differs_in_anything_is_other_content() -> None:
 
 def test_client_ids_of_users_and_channels_are_their_own(play: Any) -> None:
     async def scene(world: World) -> None:
+        world.store.add("small", "bo")
         answers = [
             await world.answer(send(client_id="x", body="one")),
             await world.answer(send(client_id="x", body="two"), "bob"),
             await world.answer(send("pair", client_id="x", body="three")),
             await world.answer(send(client_id="nx", body="four"), "an", system=True),
+            await world.answer(send(client_id="bx", body="one"), "bo"),  # together they read as bob's
         ]
-        assert [code(answer) for answer in answers] == ["Ack"] * 4
+        assert [code(answer) for answer in answers] == ["Ack"] * 5
 
     play(scene)
 
@@ -124,8 +127,72 @@ def test_a_pending_old_claim_gets_a_new_id_flagged_and_the_winner_is_acked(play:
         ack = world.answers[again]
         assert isinstance(ack, Ack)
         assert (ack.id, ack.duplicate) == (str(one.id), True)
+        # The newer attempt has the entry, and as it lost it must not be called durable.
+        (held,) = await world.dedupe.claim([Claim("t/small/3:annx", 0, 0)])
+        assert held is not None
+        assert (held.id, held.durable) == (two.id, False)
 
     play(scene)
+
+
+def test_an_id_that_was_acked_is_before_the_next_one(play: Any) -> None:
+    async def scene(world: World) -> None:
+        ahead = first_id(world.clock.now() + 4_000)  # of a router whose clock is a little ahead
+        request = send(client_id="x")
+        await world.dedupe.claim([Claim("t/small/3:annx", ahead, content_digest(request))])
+        world.dedupe.settle([Claim("t/small/3:annx", ahead, content_digest(request))])
+        ack = await world.answer(request)
+        following = await world.answer(send())
+        assert isinstance(ack, Ack)
+        assert isinstance(following, Ack)
+        assert int(following.id) > int(ack.id) == ahead
+
+        further = first_id(world.clock.now() + 4_900)
+        name = world.ask(send(client_id="y", retry=True))
+        await world.until(lambda: len(world.log.sent) == 2)
+        verdict(world, 1, further)
+        await world.until(lambda: name in world.answers)
+        following = await world.answer(send())
+        assert isinstance(following, Ack)
+        assert int(following.id) > further
+
+    play(scene)
+
+
+def test_a_dedupe_that_does_not_answer_is_left_alone_for_a_while(play: Any) -> None:
+    async def scene(world: World) -> None:
+        asked = 0
+
+        async def silent(claims: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            raise Unavailable("down")
+
+        world.dedupe.claim = silent  # type: ignore[method-assign]
+        for _ in range(5):
+            world.ask(send())
+            await asyncio.sleep(0.1)
+        assert asked == 1
+        await asyncio.sleep(1.0)
+        world.ask(send())
+        await world.settle()
+        assert asked == 2
+
+    play(scene)
+
+
+def test_over_the_bound_of_verdicts_a_flagged_send_is_refused_and_not_published(play: Any) -> None:
+    async def scene(world: World) -> None:
+        names = [world.ask(send(retry=True)) for _ in range(2)]
+        await world.until(lambda: len(world.log.sent) == 2)
+        await world.settle()
+        before = len(world.live())
+        assert code(await world.answer(send(retry=True))) == "overloaded"
+        assert (len(world.log.sent), len(world.live())) == (2, before)
+        assert code(await world.answer(send())) == "Ack", "others need no verdict"
+        assert not world.answers.keys() & set(names)
+
+    play(scene, max_verdicts=2)
 
 
 def test_a_silent_dedupe_sends_on_flagged_and_acks_what_the_verdict_says(play: Any) -> None:
@@ -194,6 +261,43 @@ def test_when_as_many_wait_for_verdicts_as_may_nothing_more_is_published(play: A
         assert waiting not in world.answers
 
     play(scene, max_verdicts=1)
+
+
+@pytest.mark.parametrize("error", [Unavailable("down"), RuntimeError("a row that cannot be read")])
+def test_a_verdict_that_cannot_be_read_is_asked_for_again_until_the_deadline(play: Any, error: Exception) -> None:
+    async def scene(world: World) -> None:
+        names = [world.ask(send(retry=True)) for _ in range(2)]
+        await world.until(lambda: len(world.log.sent) == 2)
+        read = world.store.verdicts
+
+        async def fails(*args: Any) -> Any:
+            raise error
+
+        world.store.verdicts = fails  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        assert not world.answers
+        world.store.verdicts = read  # type: ignore[method-assign]
+        verdict(world, 0, world.log.sent[0].id)
+        await world.until(lambda: names[0] in world.answers)
+        assert code(world.answers[names[0]]) == "Ack"
+        world.store.verdicts = fails  # type: ignore[method-assign]
+        await world.until(lambda: names[1] in world.answers, limit=6.0)
+        assert code(world.answers[names[1]]) == "unknown_outcome"
+
+    play(scene, verdict_deadline=10.0)
+
+
+def test_who_waits_for_a_verdict_is_answered_when_the_router_stops(jump: Jump, loop_clock: Any) -> None:
+    async def main() -> None:
+        world = World(loop_clock, RouterSettings())
+        async with running(world):
+            name = world.ask(send(retry=True))
+            await world.until(lambda: len(world.log.sent) == 1)
+            await world.settle()
+            assert name not in world.answers
+        assert code(world.answers[name]) == "unknown_outcome"
+
+    jump(main())
 
 
 def test_a_retry_is_answered_by_the_verdict_rows_even_with_dedupe_wiped(play: Any) -> None:

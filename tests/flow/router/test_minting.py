@@ -140,20 +140,65 @@ def test_who_slept_drops_what_waited_before_acting_on_it(play: Any) -> None:
     play(scene, report_deadline=60.0)
 
 
-def test_who_slept_while_dedupe_was_asked_publishes_nothing(play: Any) -> None:
+def test_what_was_claimed_while_the_process_slept_is_not_published(play: Any) -> None:
     async def scene(world: World) -> None:
         claim = world.dedupe.claim
+        await world.answer(send())
 
         async def asleep(claims: Any) -> Any:
             asyncio.get_running_loop().offset += 10.5  # type: ignore[attr-defined]
             return await claim(claims)
 
-        await world.answer(send("pair"))
-        world.dedupe.claim = asleep  # type: ignore[method-assign]
-        assert code(await world.answer(send())) == "unavailable"
-        assert len(world.log.records) == 1
+        async def late(claims: Any) -> Any:
+            await asyncio.sleep(10.5)  # the sweep looks at the clock meanwhile
+            return await claim(claims)
+
+        for slowly in (asleep, late):
+            world.dedupe.claim = slowly  # type: ignore[method-assign]
+            assert code(await world.answer(send())) == "unavailable"
+        assert (len(world.log.records), len(world.live())) == (1, 3)
+        world.dedupe.claim = claim  # type: ignore[method-assign]
+        assert code(await world.answer(send())) == "Ack"
 
     play(scene)
+
+
+def test_who_waited_for_a_read_while_the_process_slept_is_dropped_too(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.store.slow = 1.0
+        names = [world.ask(send()) for _ in range(2)]
+        await world.settle()
+        asyncio.get_running_loop().offset += 10.5  # type: ignore[attr-defined]
+        await world.until(lambda: len(world.answers) == 2)
+        assert [code(world.answers[name]) for name in names] == ["unavailable"] * 2
+        await asyncio.sleep(2)
+        assert (world.log.records, world.live()) == ([], [])
+
+    play(scene)
+
+
+def test_what_was_produced_before_the_stop_is_of_unknown_outcome_and_the_rest_never_happened(
+    jump: Jump, loop_clock: Any
+) -> None:
+    async def main() -> None:
+        world = World(loop_clock, RouterSettings())
+        async with running(world):
+            world.log.hold = True
+            world.ask(send(client_id="x"))
+            await world.settle()
+            await asyncio.sleep(31)  # the next of this client_id takes its place
+
+            async def never(claim: Any) -> None:
+                await asyncio.Event().wait()
+
+            world.dedupe.replace = never  # type: ignore[method-assign]
+            produced, replacing, behind = world.ask(send()), world.ask(send(client_id="x")), world.ask(send())
+            await world.settle()
+            assert len(world.log.records) == 2
+        assert code(world.answers[produced]) == "unknown_outcome"
+        assert code(world.answers[replacing]) == code(world.answers[behind]) == "unavailable"
+
+    jump(main())
 
 
 def test_stopping_answers_everything(jump: Jump, loop_clock: Any) -> None:

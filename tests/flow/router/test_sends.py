@@ -326,6 +326,37 @@ def test_arrivals_are_bounded(play: Any) -> None:
     play(scene, max_arrivals=3)
 
 
+def test_who_waits_for_a_read_is_bounded(play: Any) -> None:
+    async def scene(world: World) -> None:
+        world.store.slow = 1.0
+        names = [world.ask(send()) for _ in range(5)]  # behind one another
+        await world.settle()
+        assert [code(world.answers[name]) for name in names[3:]] == ["overloaded"] * 2
+        others = [world.ask(send("pair"), session=f"s{number}") for number in range(3)]  # in lanes of their own
+        await world.settle()
+        assert [code(world.answers[name]) for name in others[2:]] == ["overloaded"]
+        more = world.ask(send("pair"), session="s0")
+        await world.settle()
+        assert code(world.answers[more]) == "overloaded"
+        await world.until(lambda: len(world.answers) == 9)
+        assert [code(world.answers[name]) for name in (*names[:3], *others[:2])] == ["Ack"] * 5
+
+    play(scene, max_waiting=3, max_arrivals=5)
+
+
+def test_checks_at_once_are_bounded(play: Any) -> None:
+    async def scene(world: World) -> None:
+        await world.answer(send())
+        world.store.slow = 1.0
+        names = [world.ask(send(retry=True), session=f"s{number}") for number in range(3)]
+        await world.settle()
+        assert [name in world.answers for name in names] == [False, False, True]
+        assert code(world.answers[names[2]]) == "overloaded"
+        assert code(await world.answer(send(), session="s3")) == "Ack", "who needs no read passes"
+
+    play(scene, max_checks=2)
+
+
 # -- reports ---------------------------------------------------------------------------------------
 
 

@@ -185,14 +185,19 @@ class Stage:
                 async with asyncio.timeout(self._settings.tail_patience):
                     await self._tails.commit(self._topic, positions)
             lag = 0
-            for partition, progress in list(self._progress.items()):
+            for partition, progress in self._ours():
                 lag += max(0, await self._reader.end(self._topic, partition) - progress.next)
             self._lag = lag
         except (Unavailable, TimeoutError):
             return
 
+    def _ours(self) -> list[tuple[int, _Progress]]:
+        """What is owned: a lost partition is dropped by the next round, and to whoever lost all none comes."""
+        owned = self._consumer.owned()
+        return [(at, progress) for at, progress in self._progress.items() if owned.get(at) == progress.generation]
+
     def _lag_seconds(self) -> float:
-        if not self._lag or not self._progress:
+        oldest = min((progress.log_time for _, progress in self._ours() if progress.log_time), default=None)
+        if not self._lag or oldest is None:
             return 0.0
-        oldest = min(progress.log_time for progress in self._progress.values())
         return max(0, self._clock.now() - oldest) / 1000

@@ -159,13 +159,20 @@ class Stage1:
             memory = self._partitions[batch.partition]
             for entry in batch.entries:
                 self._scan(batch.partition, memory, entry, work)
-        await self._load(work)
+        first = await self._load(work)
         out = Output()
         thresholds, earlier = self._thresholds, work.earlier
         for state, item, key in work.items:
-            if key is not None and earlier:
+            if key is not None:
                 item.earlier = earlier.get(key)
-            apply(state, item, thresholds, out)
+                apply(state, item, thresholds, out)
+                continue
+            # Only one that counted leaves a row, so it alone makes a repeat: else the cut of the rounds would decide.
+            record = item.record
+            place = (record.tenant, record.channel, record.id)
+            item.repeated = first.get(place, item.offset) < item.offset
+            if apply(state, item, thresholds, out):
+                first[place] = item.offset
         await self._write(out, work.letters)
         for batch in batches:
             self._trim(self._partitions[batch.partition], work)
@@ -204,7 +211,8 @@ class Stage1:
                 need.identity = True
         work.items.append((need.state, Item(entry.offset, entry.time, entry.value, record), key))
 
-    async def _load(self, work: _Round) -> None:
+    async def _load(self, work: _Round) -> dict[tuple[str, str, int], int]:
+        """States and verdicts; and where the events that are asked for stand already: offset by tenant, channel, id."""
         await self._loader.load(list(work.needs.values()))
         store, insist = self._store, self._patience.insist
         # When dedupe is silent every send is flagged: their rows are asked for together, not one after another.
@@ -214,19 +222,13 @@ class Stage1:
                 for suspect in some:
                     state = work.needs[suspect[0]].state
                     group.create_task(self._verdicts(state, suspect, work.earlier[suspect]))
-        if not work.events:
-            return
         # The same id again is a repeat. What has no client_id is told by the row that the first one left.
         first: dict[tuple[str, str, int], int] = {}
         for tenant, keys in work.events.items():
             found = await insist(lambda: store.has_events(tenant, keys))  # noqa: B023
             for (channel, event_id), offset in found.items():
                 first[tenant, channel, event_id] = offset
-        for _, item, key in work.items:
-            if key is None:
-                record = item.record
-                place = (record.tenant, record.channel, record.id)
-                item.repeated = first.setdefault(place, item.offset) < item.offset
+        return first
 
     async def _verdicts(self, state: ChannelState, key: Key, rows: list[VerdictRow]) -> None:
         _, sender, client_id = key
