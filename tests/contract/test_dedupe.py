@@ -27,9 +27,10 @@ def test_settled_only_while_it_holds_that_id(jump, loop_clock, make_dedupe):
             await dedupe.claim([Claim("k", 1, 11)])
             await dedupe.replace(Claim("k", 2, 11))
             dedupe.settle([Claim("k", 1, 11), Claim("unknown", 1, 1)])
+            await asyncio.sleep(0.3)  # best effort, some time soon
             assert await dedupe.claim([Claim("k", 3, 11)]) == [Claimed(2, 11, False)]
             dedupe.settle([Claim("k", 2, 11)])
-            async with asyncio.timeout(20):  # best effort, some time soon
+            async with asyncio.timeout(20):
                 while await dedupe.claim([Claim("k", 3, 11)]) != [Claimed(2, 11, True)]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
@@ -44,6 +45,12 @@ def test_entries_end_with_the_window(jump, loop_clock, make_dedupe):
             assert await dedupe.claim([Claim("k", 2, 11)]) == [Claimed(1, 11, False)]
             await asyncio.sleep(1.2)
             assert await dedupe.claim([Claim("k", 2, 11)]) == [None], "a claim that lost does not renew"
+            await dedupe.replace(Claim("k", 3, 11))
+            dedupe.settle([Claim("k", 3, 11)])
+            await asyncio.sleep(1)
+            assert await dedupe.claim([Claim("k", 4, 11)]) == [Claimed(3, 11, True)]
+            await asyncio.sleep(1.2)
+            assert await dedupe.claim([Claim("k", 4, 11)]) == [None], "what is durable ends too"
 
     jump(main())
 

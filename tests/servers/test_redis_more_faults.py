@@ -372,6 +372,62 @@ async def test_each_kind_of_key_may_vanish(server):
         await written()
 
 
+async def test_every_key_ends_but_those_that_must_not(server):
+    async with opened(shards=(server.address,)) as shards:
+        metrics = Metrics()
+        tails, dedupe = RedisTails(shards, metrics=metrics), RedisDedupe(shards, metrics=metrics)
+        cursors, presence = RedisReadCursors(shards, metrics=metrics), RedisPresence(shards, metrics=metrics)
+        await tails.append([("x", entry(1))])
+        await tails.commit("inbox", {0: Committed(5, 5)})
+        await dedupe.claim([Claim("claimed", 1, 1), Claim("settled", 1, 1)])
+        await dedupe.replace(Claim("replaced", 2, 1))
+        dedupe.settle([Claim("settled", 1, 1)])
+        await cursors.advance(ReadCursorRow("t", "u", "c", 7))
+        await presence.touch([Beat("t", "u", "s", "online")], ttl=60_000)
+        await RedisWorkers(shards, clock=SystemClock()).begin()
+        async with asyncio.timeout(PATIENCE):
+            while not (await dedupe.claim([Claim("settled", 2, 1)]))[0].durable:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        lives = {name.split(":")[1]: set() for name in server.cli("KEYS", "cc:*").split()}
+        for name in server.cli("KEYS", "cc:*").split():
+            lives[name.split(":")[1]].add(int(server.cli("TTL", name)) > 0)
+        # docs/redis.md: without an end are positions, what waits for its flush or its look, and worker numbers.
+        assert lives == {kind: {True} for kind in "tdru"} | {kind: {False} for kind in ("p", "rl", "rv", "l", "w")}
+
+
+async def test_of_positions_on_several_nodes_the_highest_counts(server):
+    other = Server()
+    try:
+        async with opened(shards=(server.address, other.address)) as shards:
+            tails = RedisTails(shards, metrics=Metrics())
+            await tails.commit("inbox", {0: Committed(5, 5)})
+            for node in (server, other):  # one of them was away while the other got on
+                [name] = node.cli("KEYS", "cc:p:*").split()
+                node.cli("HSET", name, "o0", "3", "t0", "3")
+                assert await tails.committed("inbox") == {0: Committed(5, 5)}
+                node.cli("HSET", name, "o0", "5", "t0", "5")
+    finally:
+        other.kill()
+
+
+async def test_a_lease_ends_here_before_it_ends_for_those_who_watch(server):
+    clock, ttl = SystemClock(), 60.0
+    async with opened(shards=(server.address,)) as shards:
+        workers = RedisWorkers(shards, clock=clock, ttl=ttl)
+        assert await workers.begin()
+        ask = shards.ask
+
+        async def slowly(*command):
+            answer = await ask(*command)
+            await asyncio.sleep(0.2)  # the answer is on its way: they may have seen the lease meanwhile
+            return answer
+
+        shards.ask = slowly
+        began = clock.monotonic()
+        lease = await workers.lease("one")
+        assert lease.expires <= began + ttl + 0.1
+
+
 async def test_numbers_evicted_are_renewed_by_holders_and_new_ones_wait(server):
     clock, ttl = SystemClock(), 1.0
     async with opened(shards=(server.address,)) as one, opened(shards=(server.address,)) as two:

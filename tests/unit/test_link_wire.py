@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, get_args
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatcluster.backends.links.stream import Fence, Stream
 from chatcluster.backends.links.wire import (
     GOOD_FRAME,
     HANDSHAKE_FRAME,
@@ -241,3 +243,47 @@ def test_a_proof_is_of_one_side_one_name_one_conversation() -> None:
         b"",
     ):
         assert not proven(mine, other)
+
+
+class Heard(Stream):
+    """A stream that keeps what it heard. ``now``: its clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.messages: list[Any] = []
+        fence = Fence(lambda: self.now, asleep=10.0, act=lambda: self.end("this process slept"))
+        super().__init__(decode_from_client, heartbeat=1.0, silence=3.5, fence=fence)
+
+    def heard(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def ended(self, why: str) -> None:
+        pass
+
+
+def test_what_came_while_the_process_slept_is_not_heard() -> None:
+    async def main() -> None:
+        stream = Heard()
+        stream.data_received(encode(Ping()))
+        stream.now += 10.5  # what the sockets brought comes before every timer, also before the fence's own
+        stream.data_received(encode(Ping()) * 3)
+        assert len(stream.messages) == 1
+        assert stream.gone
+
+    asyncio.run(main())
+
+
+def test_a_stranger_gets_no_memory_and_who_shook_hands_does() -> None:
+    async def main() -> None:
+        announced = (HANDSHAKE_FRAME + 1).to_bytes(4, "big")
+        stranger, friend = Heard(), Heard()
+        stranger.data_received(announced)
+        assert stranger.gone
+        friend.believed(1)
+        friend.data_received(announced)
+        assert not friend.gone
+        friend.data_received(b"x" * HANDSHAKE_FRAME)
+        assert not friend.gone
+        friend.end("done")
+
+    asyncio.run(main())

@@ -411,6 +411,14 @@ def test_the_route_is_proposed_by_every_event_while_count_and_route_disagree() -
     assert channel.apply(channel.member("c", "remove")).proposals["t/c"].to == "inbox"
 
 
+def test_a_channel_that_was_switched_before_many_are_added_goes_back_only_when_somebody_leaves() -> None:
+    channel = Channel(members=("a", "b"))
+    assert not channel.apply(channel.route("channel")).proposals  # by a router that is about to add many
+    for record in (channel.message(), channel.member("c", "add"), channel.member("c", "role", "admin")):
+        assert not channel.apply(record).proposals
+    assert channel.apply(channel.member("c", "remove")).proposals["t/c"].to == "inbox"
+
+
 def test_within_one_run_a_proposal_is_withdrawn_when_the_count_came_back() -> None:
     channel = Channel(members=("a", "b", "c", "d"))
     out = Output()

@@ -68,6 +68,15 @@ def test_a_late_rumour_of_a_proven_event_is_not_told():
     assert proof.pending is None
 
 
+def test_a_late_rumour_is_not_told_while_others_are_pending_either():
+    proof = Proof()
+    proof.start(0, 0)
+    proof.hear(message(2), 10)
+    assert proof.advance(entry(1, 0)) is True
+    assert proof.hear(message(1), 10) is False
+    assert list(proof.pending) == [message(2).id]
+
+
 def test_what_was_not_live_is_told_when_durable():
     proof = Proof()
     proof.start(0, 0)

@@ -79,6 +79,16 @@ def test_seen_never_misses_a_key_within_the_window(steps: list[tuple[int, int]])
         past.append((at, number))
 
 
+def test_seen_keeps_what_is_within_the_window_of_a_time_that_steps_back() -> None:
+    seen = Seen()
+    key = ("t/c", "ann", "k")
+    first = MAX_AGE - 1  # the last moment of the first slice
+    assert not seen.add(key, first)
+    seen.add(("t/c", "ann", "other"), MAX_AGE)
+    seen.add(("t/c", "ann", "newest"), MAX_AGE + MEMORY + 1)
+    assert seen.add(key, first + MEMORY)  # of a leader whose clock is a little behind the one's before
+
+
 def test_seen_is_bounded_by_time() -> None:
     seen = Seen()
     for minute in range(60):
