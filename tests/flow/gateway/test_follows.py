@@ -261,6 +261,10 @@ def test_own_remove_that_only_the_inbox_has_brought_ends_it_too(jump, open_world
             assert len(alice.events("member")) == 1
             await speak(world, "1")
             assert bodies(alice) == []
+            world.role("alice", None, channel="big")
+            alice.say(Follow("g", "big"))
+            await asyncio.sleep(1)
+            assert alice.errors() == ["no_such_channel"]  # the membership known here went with it
 
     jump(main())
 
@@ -370,6 +374,22 @@ def test_a_catch_up_goes_on_past_an_old_removal(jump, open_world):
     jump(main())
 
 
+def test_a_catch_up_goes_on_past_the_removal_of_somebody_else(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob")
+            start = world.source
+            await world.durable(world.say(channel="big", body="0"), large=True)
+            await world.durable(world.member("bob", "remove", channel="big"), large=True)
+            await world.durable(world.say(channel="big", body="1"), large=True)
+            alice = await following(world, cursor=world.cursor(start, channel="big"))
+            await asyncio.sleep(1)
+            await speak(world, "2")
+            assert bodies(alice) == ["0", "1", "2"]
+
+    jump(main())
+
+
 # -- the route ---------------------------------------------------------------------------------------------
 
 
@@ -416,6 +436,28 @@ def test_a_channel_that_shrank_is_read_to_its_switch_and_left(jump, open_world):
             await asyncio.sleep(1)
             await speak(world, "3")
             assert bodies(alice) == ["1", "3"]
+
+    jump(main())
+
+
+def test_who_was_removed_while_the_channel_was_small_is_no_member_when_it_is_large_again(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob")
+            alice, bob = await following(world, "alice"), await following(world, "bob")
+            world.store.large["big"] = ("inbox", world.source + 1)
+            await world.durable(world.switch("inbox", "big"), "alice", "bob", large=True, nudge=True)
+            await asyncio.sleep(1)
+            alice.gone()
+            world.role("alice", None, channel="big", offset=world.source + 1)
+            await world.durable(world.member("alice", "remove", channel="big"), "alice", "bob", nudge=True)
+            world.store.large["big"] = ("channel", world.source + 1)
+            await world.durable(world.switch("channel", "big"), "bob", large=True, nudge=True)
+            await asyncio.sleep(1)
+            alice = await following(world, "alice")
+            assert alice.errors() == ["no_such_channel"]
+            await speak(world, "secret")
+            assert (bodies(alice), bodies(bob)) == ([], ["secret"])
 
     jump(main())
 
