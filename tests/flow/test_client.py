@@ -38,6 +38,7 @@ from chatcluster.client import (
     Saved,
     Shown,
     TimedOut,
+    Typing,
     Unauthorized,
 )
 from chatcluster.core.frames import (
@@ -45,12 +46,15 @@ from chatcluster.core.frames import (
     JSON_PROTOCOL,
     MSGPACK_PROTOCOL,
     Ack,
+    ChannelSummary,
     Cursors,
     ErrorFrame,
     Event,
     Follow,
     Hello,
+    History,
     Limits,
+    ListChannels,
     Mark,
     Ping,
     Pong,
@@ -62,6 +66,7 @@ from chatcluster.core.frames import (
     Send,
     SetPresence,
     Sync,
+    TypingFrame,
     Unfollow,
     Watch,
     Welcome,
@@ -346,13 +351,15 @@ async def test_an_application_that_is_behind_loses_nothing() -> None:
         assert got == bodies
 
 
-@pytest.mark.parametrize(("code", "error"), [(4401, Unauthorized), (4403, ChatError), (4409, Replaced)])
+@pytest.mark.parametrize(
+    ("code", "error"), [(4401, Unauthorized), (4403, Forbidden), (4409, Replaced), (4413, Unauthorized)]
+)
 async def test_closes_that_end_the_client(code: int, error: type[ChatError]) -> None:
     async def script(peer: Peer) -> None:
         await peer.welcome()
         await peer.socket.close(code, "no")
 
-    async with scripted(script) as url, Client(url, token="t") as chat:
+    async with asyncio.timeout(20), scripted(script) as url, Client(url, token="t") as chat:
         with pytest.raises(error):
             await anext(event async for event in chat.messages())
         with pytest.raises(error):
@@ -772,6 +779,128 @@ async def test_frames_of_a_newer_protocol_are_ignored_and_what_is_no_frame_ends_
     async with asyncio.timeout(20), scripted(newer, goes_on) as url, Client(url, token="t", codec="json") as chat:
         messages = chat.messages()
         assert [(await anext(messages)).body for _ in range(2)] == ["one", "two"]
+
+
+def test_a_refused_token_ends_the_client_also_when_no_close_follows(jump: Jump) -> None:
+    async def main() -> None:
+        async def refuses(peer: Peer) -> None:
+            hello = await peer.read()
+            await peer.say(ErrorFrame("unauthorized", "bad token", False, hello.rid))
+            await peer.until_closed()
+
+        async with scripted(refuses) as url:
+            with pytest.raises(Unauthorized, match="bad token"):
+                async with Client(url, token="t"):
+                    pass
+
+    jump(main())
+
+
+def test_a_client_that_could_not_be_opened_leaves_nothing_running(jump: Jump) -> None:
+    async def main() -> None:
+        async with scripted(Refusal(503, "60")) as url:
+            with pytest.raises(TimedOut, match="503"):
+                async with Client(url, token="t", connect_timeout=3):
+                    pass
+
+    jump(main())
+
+
+# -- what is bounded, and what is taken up again -----------------------------------------------------------------
+
+
+async def test_what_may_be_lost_is_shed_while_nobody_reads() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(*(TypingFrame("c", "bob") for _ in range(100)))
+        await peer.ack(await peer.read(), "7")
+        await peer.until_closed()
+
+    async with scripted(script) as url:
+        async with Client(url, token="t", queue=3) as chat:
+            await chat.send("c", "behind all of it")
+        assert len([event async for event in chat.events()]) == 3
+
+
+async def test_history_is_read_no_faster_than_the_application_reads() -> None:
+    asked: list[History] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(Resync("inbox", "epoch"))
+        listing = await peer.read()
+        assert isinstance(listing, ListChannels)
+        channel = ChannelSummary("c", "group", None, "999", None, 0, "inbox", "member", 2)
+        await peer.say(Reply(listing.rid, channels=[channel]))
+        while True:
+            history = await peer.read()
+            assert isinstance(history, History)
+            assert history.after is not None
+            assert history.limit is not None
+            asked.append(history)
+            first = int(history.after) + 1
+            ids = [str(first + at) for at in range(history.limit)]
+            await peer.say(
+                Reply(history.rid, messages=[WireMessage(i, "c", "bob", i, TIME, i) for i in ids], more=True)
+            )
+
+    store = MemoryCursors()
+    await store.save(Saved("old", {}, [], "1"))
+    async with scripted(script) as url, Client(url, token="t", cursors=store, queue=5) as chat:
+        await asyncio.sleep(0.3)
+        assert len(asked) <= 2
+        messages = chat.messages()
+        for _ in range(50):
+            await anext(messages)
+        assert len(asked) >= 9
+
+
+async def test_reading_anew_that_a_break_cut_short_is_taken_up_again() -> None:
+    async def breaks(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(Resync("inbox", "epoch"), Mark([], inbox="new"))
+        assert isinstance(await peer.read(), ListChannels)
+        peer.socket.transport.abort()
+
+    async def answers(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "new"  # behind the hole: nobody else will tell of it
+        listing = await peer.read()
+        assert isinstance(listing, ListChannels)
+        await peer.say(Reply(listing.rid, channels=[]), message("9", "on"))
+        await peer.until_closed()
+
+    store = MemoryCursors()
+    await store.save(Saved("old", {}, [], "1"))
+    async with (
+        asyncio.timeout(20),
+        scripted(breaks, answers) as url,
+        Client(url, token="t", cursors=store) as chat,
+    ):
+        assert (await anext(chat.messages())).body == "on"
+
+
+async def test_a_new_device_is_known_from_its_welcome_on() -> None:
+    async def first(peer: Peer) -> None:
+        assert (await peer.welcome()).resume is None
+        await peer.say(TypingFrame("c", "bob"))
+        await peer.until_closed()
+
+    async def second(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "i0"  # nothing that comes between the two is lost
+        await peer.until_closed()
+
+    store = MemoryCursors()
+    async with scripted(first, second) as url:
+        async with Client(url, token="t", cursors=store) as chat:
+            async for event in chat.events():
+                if isinstance(event, Typing):
+                    break
+        async with Client(url, token="t", cursors=store):
+            pass
 
 
 # -- what a session holds and no cursor ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from chatcluster.core.codes import Close
 from chatcluster.core.cursor import decode_cursor
 from chatcluster.core.envelope import Live, Nudge
 from chatcluster.core.frames import Follow, Limits, Mark, Reply, Resume, Unfollow
@@ -203,6 +204,42 @@ def test_unfollow_ends_it_and_what_was_told_is_still_decided(jump, open_world):
             await asyncio.sleep(5)
             assert [event.message_id for event in alice.events("retracted")] == [str(lost.id)]
             assert alice.mark.pending == []
+
+    jump(main())
+
+
+def test_who_leaves_is_followed_by_nothing(jump, open_world):
+    async def main():
+        async with open_world(linger=15.0) as world:
+            world.enlarge("big", "alice", "bob")
+            alice, bob = await following(world, "alice"), await following(world, "bob")
+            alice.gone()
+            alice.clear()
+            written = []
+            alice.link.write = written.append
+            await speak(world, "1")
+            assert (written, bodies(bob)) == ([], ["1"])
+            bob.gone()
+            await asyncio.sleep(30)
+            assert world.sessions.hub.topics == {}
+
+    jump(main())
+
+
+def test_a_slow_consumer_of_a_large_channel_that_is_cut_by_a_write_harms_nobody(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob", "eve")
+            alice, bob, eve = [await following(world, user) for user in ("alice", "bob", "eve")]
+
+            def cut(wire):
+                bob.link.close(Close.SLOW_CONSUMER, "slow")
+                bob.gone()
+
+            bob.link.write = cut
+            await speak(world, "1")
+            await speak(world, "2")
+            assert bodies(alice) == bodies(eve) == ["1", "2"]
 
     jump(main())
 
