@@ -366,6 +366,16 @@ async def test_closes_that_end_the_client(code: int, error: type[ChatError]) -> 
             await chat.send("c", "x")
 
 
+async def test_a_close_that_comes_before_hello_is_said_ends_the_client_too() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.socket.close(4403, "not here")
+
+    async with scripted(script) as url:
+        with pytest.raises(Forbidden, match="not here"):
+            async with Client(url, token="t", connect_timeout=5):
+                pass
+
+
 async def test_an_expired_token_is_fetched_anew() -> None:
     tokens = iter(["old", "new"])
 
