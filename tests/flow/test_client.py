@@ -8,15 +8,16 @@ import os
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from chatcluster.app.tokens import load_key, mint
@@ -24,15 +25,20 @@ from chatcluster.client import (
     ChannelView,
     ChatError,
     Client,
+    ConnectionRefused,
     FileCursors,
+    Forbidden,
     IdConflict,
     MemoryCursors,
     MessageReceived,
     NoSuchChannel,
+    PresenceChanged,
     Replaced,
+    RequestRefused,
     Saved,
     Shown,
     TimedOut,
+    Typing,
     Unauthorized,
 )
 from chatcluster.core.frames import (
@@ -40,21 +46,29 @@ from chatcluster.core.frames import (
     JSON_PROTOCOL,
     MSGPACK_PROTOCOL,
     Ack,
+    ChannelSummary,
     Cursors,
     ErrorFrame,
     Event,
     Follow,
     Hello,
+    History,
     Limits,
+    ListChannels,
     Mark,
     Ping,
     Pong,
+    PresenceInfo,
     Reconnect,
     RenewToken,
     Reply,
     Resync,
     Send,
+    SetPresence,
     Sync,
+    TypingFrame,
+    Unfollow,
+    Watch,
     Welcome,
     WireMessage,
 )
@@ -106,19 +120,48 @@ class Peer:
 
 
 Script = Callable[[Peer], Awaitable[None]]
+Jump = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Refusal:
+    """In place of a script: a handshake that is refused."""
+
+    def __init__(self, status: int, retry_after: str | None = None) -> None:
+        self.status = status
+        self.retry_after = retry_after
+        self.at = 0.0
+
+    def answer(self, connection: ServerConnection) -> Response:
+        self.at = now()
+        response = connection.respond(self.status, "")
+        if self.retry_after is not None:
+            response.headers["Retry-After"] = self.retry_after
+        return response
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager
-async def scripted(*scripts: Script) -> AsyncIterator[str]:
+async def scripted(*scripts: Script | Refusal) -> AsyncIterator[str]:
     """A server whose n-th connection follows the n-th script; a script's error fails the test."""
     left = list(scripts)
     errors: list[BaseException] = []
+
+    def open_(connection: ServerConnection, _: Request) -> Response | None:
+        first = left[0] if left else None
+        if not isinstance(first, Refusal):
+            return None
+        del left[0]
+        return first.answer(connection)
 
     async def handle(socket: ServerConnection) -> None:
         if not left:
             await socket.close(4403, "more connections than scripts")
             return
         script = left.pop(0)
+        assert not isinstance(script, Refusal)
         try:
             await script(Peer(socket))
         except ConnectionClosed:
@@ -133,6 +176,7 @@ async def scripted(*scripts: Script) -> AsyncIterator[str]:
         0,
         subprotocols=[Subprotocol(MSGPACK_PROTOCOL), Subprotocol(JSON_PROTOCOL)],
         close_timeout=1,
+        process_request=open_,
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         yield f"ws://127.0.0.1:{port}"
@@ -307,17 +351,29 @@ async def test_an_application_that_is_behind_loses_nothing() -> None:
         assert got == bodies
 
 
-@pytest.mark.parametrize(("code", "error"), [(4401, Unauthorized), (4403, ChatError), (4409, Replaced)])
+@pytest.mark.parametrize(
+    ("code", "error"), [(4401, Unauthorized), (4403, Forbidden), (4409, Replaced), (4413, Unauthorized)]
+)
 async def test_closes_that_end_the_client(code: int, error: type[ChatError]) -> None:
     async def script(peer: Peer) -> None:
         await peer.welcome()
         await peer.socket.close(code, "no")
 
-    async with scripted(script) as url, Client(url, token="t") as chat:
+    async with asyncio.timeout(20), scripted(script) as url, Client(url, token="t") as chat:
         with pytest.raises(error):
             await anext(event async for event in chat.messages())
         with pytest.raises(error):
             await chat.send("c", "x")
+
+
+async def test_a_close_that_comes_before_hello_is_said_ends_the_client_too() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.socket.close(4403, "not here")
+
+    async with scripted(script) as url:
+        with pytest.raises(Forbidden, match="not here"):
+            async with Client(url, token="t", connect_timeout=5):
+                pass
 
 
 async def test_an_expired_token_is_fetched_anew() -> None:
@@ -509,6 +565,424 @@ async def test_what_waits_for_a_connection_is_sent_in_the_order_it_was_asked() -
     async with scripted(breaks, answers) as url, Client(url, token="t") as chat:
         sends = [asyncio.create_task(chat.send("c", f"m{number}")) for number in range(5)]
         assert [sent.id for sent in await asyncio.gather(*sends)] == ["1", "2", "3", "4", "5"]
+
+
+# -- how often it tries, and for how long -----------------------------------------------------------------------
+
+
+async def stays(peer: Peer) -> None:
+    await peer.welcome()
+    await peer.until_closed()
+
+
+def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_says(jump: Jump) -> None:
+    async def main() -> None:
+        full, odd = Refusal(503, "20"), Refusal(503, "Fri, 31 Dec 2027 23:59:59 GMT")
+        async with scripted(full, odd, stays) as url, Client(url, token="t"):
+            assert 20.0 <= odd.at - full.at <= 20.6
+            assert now() - odd.at <= 1.1  # a date is no number of seconds: as if it had said nothing
+
+    jump(main())
+
+
+def test_a_hello_that_is_refused_for_now_is_repeated_when_the_server_says(jump: Jump) -> None:
+    async def main() -> None:
+        began = now()
+
+        async def full(peer: Peer) -> None:
+            hello = await peer.read()
+            await peer.say(ErrorFrame("overloaded", "full", True, hello.rid, 20_000))
+            await peer.socket.close(1013, "full")
+
+        async with scripted(full, stays) as url, Client(url, token="t"):
+            assert 20.0 <= now() - began <= 20.6
+
+    jump(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, ConnectionRefused),
+        (401, Unauthorized),
+        (403, Forbidden),
+        (404, ConnectionRefused),
+        (426, ConnectionRefused),
+    ],
+)
+async def test_a_handshake_that_cannot_succeed_is_not_repeated(status: int, error: type[ChatError]) -> None:
+    async with scripted(Refusal(status)) as url:
+        with pytest.raises(error):
+            async with Client(url, token="t"):
+                pass
+
+
+def test_a_server_that_drops_everybody_is_asked_ever_more_rarely(jump: Jump) -> None:
+    """To be welcomed is not enough to begin anew: the connection must have lived a while."""
+
+    async def main() -> None:
+        times: list[float] = []
+
+        async def drops(peer: Peer) -> None:
+            times.append(now())
+            await peer.welcome()
+            await peer.socket.close(1012, "restart")
+
+        async def lives(peer: Peer) -> None:
+            await peer.welcome()
+            await asyncio.sleep(11.0)
+            times.append(now())
+            await peer.socket.close(1012, "restart")
+
+        async def last(peer: Peer) -> None:
+            times.append(now())
+            await peer.welcome()
+            await peer.say(message("1", "at last"))
+            await peer.until_closed()
+
+        async with scripted(*[drops] * 16, lives, last) as url, Client(url, token="t") as chat:
+            assert (await anext(chat.messages())).body == "at last"
+        assert times[15] - times[0] > 10.0  # windows that do not grow: 7.5 s at most; that do: 480 s
+        assert times[17] - times[16] <= 0.6
+
+    jump(main())
+
+
+def test_advice_to_reconnect_is_for_one_attempt(jump: Jump) -> None:
+    """When nobody listens at the advised time, the usual backoff follows."""
+
+    async def main() -> None:
+        advised: list[float] = []
+
+        async def drained(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.say(Reconnect(5_000, 40_000, "drain"))
+            advised.append(now())
+            await peer.until_closed()
+
+        async def elsewhere(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.say(message("1", "elsewhere"))
+            await peer.until_closed()
+
+        nobody = [Refusal(502) for _ in range(16)]
+        async with scripted(drained, *nobody, elsewhere) as url, Client(url, token="t") as chat:
+            assert (await anext(chat.messages())).body == "elsewhere"
+        assert 5.0 <= nobody[0].at - advised[0] <= 46.0
+        assert nobody[-1].at - nobody[0].at > 10.0
+
+    jump(main())
+
+
+def test_a_server_that_does_not_answer_hello_is_left(jump: Jump) -> None:
+    async def main() -> None:
+        async def mute(peer: Peer) -> None:
+            await peer.until_closed()
+
+        began = now()
+        async with scripted(mute, stays) as url, Client(url, token="t"):
+            assert 10.0 <= now() - began <= 13.0
+
+    jump(main())
+
+
+def test_a_request_without_an_answer_is_repeated_on_the_same_connection(jump: Jump) -> None:
+    async def main() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            began, lost = now(), await peer.read()
+            again = await peer.read()
+            assert 20.0 <= now() - began <= 21.0
+            assert (again.client_id, again.retry) == (lost.client_id, True)
+            await peer.ack(again, "7")
+            await peer.until_closed()
+
+        async with scripted(script) as url, Client(url, token="t") as chat:
+            assert (await chat.send("c", "x")).id == "7"
+
+    jump(main())
+
+
+def test_a_request_that_is_refused_for_now_waits_as_long_as_the_server_says(jump: Jump) -> None:
+    async def main() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            refused, began = await peer.read(), now()
+            await peer.say(ErrorFrame("rate_limited", "slow down", True, refused.rid, 5_000))
+            again = await peer.read()
+            assert 5.0 <= now() - began <= 5.6
+            await peer.ack(again, "7")
+            late = await peer.read()
+            await peer.say(ErrorFrame("rate_limited", "slow down", True, late.rid, 5_000))
+            await peer.until_closed()
+
+        async with scripted(script) as url, Client(url, token="t") as chat:
+            assert (await chat.send("c", "x")).id == "7"
+            began = now()
+            with pytest.raises(RequestRefused, match="slow down"):
+                await chat.send("c", "y", timeout=3)
+            assert now() - began <= 0.1  # there will be no time left to repeat it: that is known now
+
+    jump(main())
+
+
+def test_a_token_that_is_refused_is_fetched_anew_once(jump: Jump) -> None:
+    async def main() -> None:
+        tokens = (str(number) for number in range(9))
+
+        async def token() -> str:
+            return next(tokens)
+
+        async def refuses(peer: Peer) -> None:
+            hello = await peer.read()
+            await peer.say(ErrorFrame("unauthorized", f"not {hello.token}", False, hello.rid))
+            await peer.socket.close(4401, "unauthorized")
+
+        async def revokes(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.say(message("1", "welcome again"))
+            await peer.socket.close(4401, "revoked")
+
+        async with scripted(refuses, revokes, stays) as url, Client(url, token=token) as chat:
+            assert (await anext(chat.messages())).body == "welcome again"
+            await asyncio.sleep(5.0)  # the second doubt came after a welcome: it is a first one again
+            assert chat.status.name == "live"
+        async with scripted(refuses, refuses) as url:
+            with pytest.raises(Unauthorized, match="not 4"):
+                async with Client(url, token=token):
+                    pass
+
+    jump(main())
+
+
+def test_a_token_that_cannot_be_fetched_is_asked_for_again(jump: Jump) -> None:
+    async def main() -> None:
+        tries = 0
+
+        async def token() -> str:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise OSError("the token service is away")
+            return "t"
+
+        async with scripted(stays) as url, Client(url, token=token):
+            assert tries == 3
+
+    jump(main())
+
+
+async def test_frames_of_a_newer_protocol_are_ignored_and_what_is_no_frame_ends_the_connection() -> None:
+    async def newer(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.socket.send(b'{"type":"of_tomorrow","what":1}', text=True)
+        await peer.say(message("1", "one"))
+        await peer.socket.send(b"{", text=True)
+        await peer.until_closed()
+        assert peer.socket.close_code == 1007
+
+    async def goes_on(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(message("2", "two"))
+        await peer.until_closed()
+
+    async with asyncio.timeout(20), scripted(newer, goes_on) as url, Client(url, token="t", codec="json") as chat:
+        messages = chat.messages()
+        assert [(await anext(messages)).body for _ in range(2)] == ["one", "two"]
+
+
+def test_a_refused_token_ends_the_client_also_when_no_close_follows(jump: Jump) -> None:
+    async def main() -> None:
+        async def refuses(peer: Peer) -> None:
+            hello = await peer.read()
+            await peer.say(ErrorFrame("unauthorized", "bad token", False, hello.rid))
+            await peer.until_closed()
+
+        async with scripted(refuses) as url:
+            with pytest.raises(Unauthorized, match="bad token"):
+                async with Client(url, token="t"):
+                    pass
+
+    jump(main())
+
+
+def test_a_client_that_could_not_be_opened_leaves_nothing_running(jump: Jump) -> None:
+    async def main() -> None:
+        async with scripted(Refusal(503, "60")) as url:
+            with pytest.raises(TimedOut, match="503"):
+                async with Client(url, token="t", connect_timeout=3):
+                    pass
+
+    jump(main())
+
+
+# -- what is bounded, and what is taken up again -----------------------------------------------------------------
+
+
+async def test_what_may_be_lost_is_shed_while_nobody_reads() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(*(TypingFrame("c", "bob") for _ in range(100)))
+        await peer.ack(await peer.read(), "7")
+        await peer.until_closed()
+
+    async with scripted(script) as url:
+        async with Client(url, token="t", queue=3) as chat:
+            await chat.send("c", "behind all of it")
+        assert len([event async for event in chat.events()]) == 3
+
+
+async def test_history_is_read_no_faster_than_the_application_reads() -> None:
+    asked: list[History] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(Resync("inbox", "epoch"))
+        listing = await peer.read()
+        assert isinstance(listing, ListChannels)
+        channel = ChannelSummary("c", "group", None, "999", None, 0, "inbox", "member", 2)
+        await peer.say(Reply(listing.rid, channels=[channel]))
+        while True:
+            history = await peer.read()
+            assert isinstance(history, History)
+            assert history.after is not None
+            assert history.limit is not None
+            asked.append(history)
+            first = int(history.after) + 1
+            ids = [str(first + at) for at in range(history.limit)]
+            await peer.say(
+                Reply(history.rid, messages=[WireMessage(i, "c", "bob", i, TIME, i) for i in ids], more=True)
+            )
+
+    store = MemoryCursors()
+    await store.save(Saved("old", {}, [], "1"))
+    async with scripted(script) as url, Client(url, token="t", cursors=store, queue=5) as chat:
+        await asyncio.sleep(0.3)
+        assert len(asked) <= 2
+        messages = chat.messages()
+        for _ in range(50):
+            await anext(messages)
+        assert len(asked) >= 9
+
+
+async def test_reading_anew_that_a_break_cut_short_is_taken_up_again() -> None:
+    async def breaks(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say(Resync("inbox", "epoch"), Mark([], inbox="new"))
+        assert isinstance(await peer.read(), ListChannels)
+        peer.socket.transport.abort()
+
+    async def answers(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "new"  # behind the hole: nobody else will tell of it
+        listing = await peer.read()
+        assert isinstance(listing, ListChannels)
+        await peer.say(Reply(listing.rid, channels=[]), message("9", "on"))
+        await peer.until_closed()
+
+    store = MemoryCursors()
+    await store.save(Saved("old", {}, [], "1"))
+    async with (
+        asyncio.timeout(20),
+        scripted(breaks, answers) as url,
+        Client(url, token="t", cursors=store) as chat,
+    ):
+        assert (await anext(chat.messages())).body == "on"
+
+
+async def test_a_new_device_is_known_from_its_welcome_on() -> None:
+    async def first(peer: Peer) -> None:
+        assert (await peer.welcome()).resume is None
+        await peer.say(TypingFrame("c", "bob"))
+        await peer.until_closed()
+
+    async def second(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.resume is not None
+        assert hello.resume.inbox == "i0"  # nothing that comes between the two is lost
+        await peer.until_closed()
+
+    store = MemoryCursors()
+    async with scripted(first, second) as url:
+        async with Client(url, token="t", cursors=store) as chat:
+            async for event in chat.events():
+                if isinstance(event, Typing):
+                    break
+        async with Client(url, token="t", cursors=store):
+            pass
+
+
+# -- what a session holds and no cursor ----------------------------------------------------------------------------
+
+
+async def test_presence_and_whom_we_watch_are_kept_over_reconnects() -> None:
+    async def watched(peer: Peer, status: Literal["online", "offline"]) -> None:
+        watch = await peer.read()
+        assert isinstance(watch, Watch)
+        assert watch.users == ["bob"]
+        await peer.say(Reply(watch.rid, presence=[PresenceInfo("bob", status, TIME)]))
+
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        assert await peer.read() == SetPresence("invisible")
+        await watched(peer, "online")
+        await peer.socket.close(1012, "restart")
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+        assert await peer.read() == SetPresence("invisible")
+        await watched(peer, "offline")
+        await peer.until_closed()
+
+    async with asyncio.timeout(20), scripted(first, second) as url, Client(url, token="t") as chat:
+        await asyncio.sleep(0.05)  # it has begun: what follows is said by these calls alone
+        await chat.set_presence("invisible")
+        assert [info.status for info in await chat.watch(["bob"])] == ["online"]
+        async for event in chat.events():
+            if isinstance(event, PresenceChanged):
+                assert (event.user, event.status) == ("bob", "offline")
+                break
+
+
+async def test_a_renewed_token_and_what_is_followed_are_kept() -> None:
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        renewal = await peer.read()
+        assert isinstance(renewal, RenewToken)
+        await peer.say(Reply(renewal.rid, expires=TIME))
+        follow = await peer.read()
+        assert isinstance(follow, Follow)
+        await peer.say(Reply(follow.rid, channel="c", cursor="at c", route="channel"))
+        unfollow = await peer.read()
+        assert isinstance(unfollow, Unfollow)
+        await peer.say(Reply(unfollow.rid, channel="c"))
+        await peer.socket.recv()
+        await peer.socket.close(1012, "restart")
+
+    async def second(peer: Peer) -> None:
+        hello = await peer.welcome()
+        assert hello.token == "newer"
+        assert hello.resume is not None
+        assert hello.resume.channels == {}
+        await peer.say(message("1", "on"))
+        await peer.until_closed()
+
+    store = MemoryCursors()
+
+    async def saved(channels: dict[str, str]) -> None:
+        while (await store.load() or Saved(None, {}, [])).channels != channels:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(20), scripted(first, second) as url, Client(url, token="older", cursors=store) as chat:
+        reading = asyncio.ensure_future(anext(chat.messages()))  # marks are saved by who reads
+        assert await chat.renew_token("newer") == TIME
+        await chat.follow("c")
+        await saved({"c": "at c"})
+        await chat.unfollow("c")
+        await saved({})
+        await chat.typing("c")  # and the server goes
+        assert (await reading).body == "on"
 
 
 async def test_nothing_is_left_running() -> None:

@@ -317,6 +317,31 @@ def test_frames_sent_with_the_handshake_are_read(tell: Callable[[Story], None]) 
     tell(story)
 
 
+def test_a_head_may_come_in_pieces(tell: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway()
+        for cut in (1, 2, 3, 4):
+            peer = await here.raw(home, head()[:-cut])
+            await asyncio.sleep(0.02)
+            peer.writer.write(head()[-cut:])
+            assert (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            await peer.ping()
+
+    tell(story)
+
+
+def test_a_refusal_arrives_whole_however_much_was_sent_with_the_request(tell: Callable[[Story], None]) -> None:
+    """Closed over unread bytes, the socket would be reset, and the answer lost on its way."""
+
+    async def story(here: World) -> None:
+        home = await here.gateway()
+        for _ in range(5):
+            status, _, _ = await here.http(home, head("POST /v1/connect HTTP/1.1") + b"x" * 4_000_000)
+            assert status == 405
+
+    tell(story)
+
+
 def test_probes_and_pages(tell: Callable[[Story], None]) -> None:
     async def story(here: World) -> None:
         up = True
@@ -551,7 +576,7 @@ def test_slow_reader_is_cut_and_the_others_get_everything(tell: Callable[[Story]
 def test_stalled_reader_is_gone_in_the_stated_time(timed: Callable[[Story], None]) -> None:
     async def story(here: World) -> None:
         home = await here.gateway(stall_timeout=7.0, max_buffer_bytes=50_000_000)
-        await stalled_peer(here, home)
+        peer = await stalled_peer(here, home)
         session = home.sessions[0]
         began = here.clock.monotonic()
         session.link.write(frame_bytes(b"x" * 20_000_000, True))
@@ -559,6 +584,10 @@ def test_stalled_reader_is_gone_in_the_stated_time(timed: Callable[[Story], None
             await asyncio.sleep(0.25)
         assert 7.0 <= here.clock.monotonic() - began <= 9.0
         assert home.counted("gateway_closes_total", code="4410") == 1
+        # What the kernel held for it went as well, at once: the peer finds a reset and not the rest.
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionResetError):
+            await peer.reader.read()
 
     timed(story)
 
@@ -567,15 +596,42 @@ def test_flood_is_read_slowly_and_loses_nothing(timed: Callable[[Story], None]) 
     async def story(here: World) -> None:
         home = await here.gateway(frames_per_second=10.0, frames_burst=20.0)
         peer = await here.connect(home)
-        began = here.clock.monotonic()
-        for _ in range(120):
-            peer.put(TEXT, PING_JSON)
-        for _ in range(120):
-            assert await peer.get() == (TEXT, b'{"type":"pong"}')
-        assert 9.5 <= here.clock.monotonic() - began <= 11.5
+        for _ in range(2):
+            began = here.clock.monotonic()
+            for _ in range(120):
+                peer.put(TEXT, PING_JSON)
+            for _ in range(120):
+                assert await peer.get() == (TEXT, b'{"type":"pong"}')
+            assert 9.5 <= here.clock.monotonic() - began <= 11.5
+            await asyncio.sleep(20.0)  # nothing is saved up for longer than the burst
         assert home.counted("gateway_throttled_total") > 0
 
     timed(story)
+
+
+def test_pings_are_not_saved_up(timed: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway(pings_per_second=1.0, pings_burst=5.0)
+        peer = await here.connect(home)
+        await asyncio.sleep(20.0)
+        for _ in range(8):
+            peer.put(PING)
+        assert await peer.close_code() == 1008
+
+    timed(story)
+
+
+def test_a_close_for_what_breaks_the_protocol_arrives_whatever_came_behind_it(tell: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway()
+        for _ in range(5):
+            peer = await here.connect(home)
+            peer.put(15)
+            peer.writer.write(b"x" * 4_000_000)
+            assert await peer.close_code() == 1002
+            assert await peer.reader.read() == b""  # an end, not a reset, which may overtake the close
+
+    tell(story)
 
 
 def test_bombs_leave_memory_flat(tell: Callable[[Story], None]) -> None:
@@ -818,12 +874,48 @@ def test_a_slow_reader_that_moves_is_not_stalled(timed: Callable[[Story], None])
         transport = peer.writer.transport
         raw = transport.get_extra_info("socket")
         for _ in range(20):
+            session.link.write(
+                frame_bytes(b"y" * 50_000, True)
+            )  # more comes than it reads; only the bound may end that
             await asyncio.sleep(2.0)
             assert len(os.read(raw.fileno(), 30_000)) > 0
         assert not session.link.closed
         while not session.closed:  # noqa: ASYNC110
             await asyncio.sleep(0.25)
         assert home.counted("gateway_closes_total", code="4410") == 1
+
+    timed(story)
+
+
+def test_who_was_slow_once_and_read_it_all_is_not_stalled(timed: Callable[[Story], None]) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway(stall_timeout=5.0, heartbeat=1e6, idle_timeout=1e6, max_buffer_bytes=50_000_000)
+        peer = await here.connect(home)
+        home.sessions[0].link.write(frame_bytes(b"x" * 20_000_000, True))
+        assert len((await peer.get())[1]) == 20_000_000
+        await asyncio.sleep(60.0)
+        await peer.ping()
+
+    timed(story)
+
+
+@pytest.mark.parametrize("end", ["half-closes", "says close", "breaks the protocol"])
+def test_who_ends_and_leaves_what_we_sent_unread_is_gone_in_time(timed: Callable[[Story], None], end: str) -> None:
+    async def story(here: World) -> None:
+        home = await here.gateway(close_timeout=5.0, heartbeat=1e6, idle_timeout=1e6, max_buffer_bytes=50_000_000)
+        peer = await stalled_peer(here, home)
+        session = home.sessions[0]
+        session.link.write(frame_bytes(b"x" * 20_000_000, True))
+        if end == "half-closes":
+            peer.writer.write_eof()
+        else:
+            peer.put(*((CLOSE, (1000).to_bytes(2, "big")) if end == "says close" else (15, b"")))
+        began = here.clock.monotonic()
+        while not session.closed and here.clock.monotonic() - began < 30.0:  # noqa: ASYNC110
+            await asyncio.sleep(0.25)
+        assert session.closed == 1
+        assert here.clock.monotonic() - began <= 6.5
+        assert home.server.sockets.admission.sockets == 0
 
     timed(story)
 

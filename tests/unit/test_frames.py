@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 import pytest
@@ -94,6 +96,31 @@ def test_a_wrong_field_is_named(change: dict[str, object], field: str) -> None:
     error = refused(msgspec.json.encode(SEND | change))
 
     assert (error.code, error.field, error.retryable) == ("bad_request", field, False)
+
+
+def _channels(count: int) -> dict[str, str]:
+    return {str(at): "c" for at in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("frame", "most"),
+    [
+        (lambda size: {"type": "hello", "rid": "1", "device": "d" * size}, 128),
+        (lambda size: {"type": "hello", "rid": "1", "resume": {"pending": [str(at) for at in range(size)]}}, 1000),
+        (lambda size: {"type": "hello", "rid": "1", "resume": {"channels": _channels(size)}}, 1000),
+        (lambda size: {"type": "sync", "rid": "1", "channels": _channels(size)}, 1000),
+        (lambda size: {**SEND, "type": "react", "id": "1", "emoji": "e" * size}, 64),
+    ],
+    ids=["device", "pending", "resumed", "synced", "emoji"],
+)
+def test_what_a_frame_may_hold_is_bounded(frame: Callable[[int], dict[str, Any]], most: int) -> None:
+    decode_request(JSON, msgspec.json.encode(frame(most)))
+
+    assert refused(msgspec.json.encode(frame(most + 1))).code == "bad_request"
+
+
+def test_an_unknown_type_is_not_echoed_at_length() -> None:
+    assert len(refused(msgspec.json.encode(SEND | {"type": "x" * 10_000})).message) < 200
 
 
 @pytest.mark.parametrize("missing", ["rid", "channel", "client_id", "body"])

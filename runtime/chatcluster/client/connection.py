@@ -87,7 +87,8 @@ class Connection:
             await self.close(1000, "no welcome")
             raise NotConnected(Ending("no answer to hello")) from None
         except (ConnectionClosed, ConnectionLost) as error:
-            raise NotConnected(_ending(error)) from None
+            # A send that found the connection closed has kept how: the code may be one that ends the client.
+            raise NotConnected(self._ending or _ending(error)) from None
         except msgspec.DecodeError:
             await self.close(1007, "not a frame")
             raise NotConnected(Ending("the server does not speak this protocol", code=1007)) from None

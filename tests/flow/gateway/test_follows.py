@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from chatcluster.core.codes import Close
 from chatcluster.core.cursor import decode_cursor
 from chatcluster.core.envelope import Live, Nudge
 from chatcluster.core.frames import Follow, Limits, Mark, Reply, Resume, Unfollow
@@ -207,6 +208,42 @@ def test_unfollow_ends_it_and_what_was_told_is_still_decided(jump, open_world):
     jump(main())
 
 
+def test_who_leaves_is_followed_by_nothing(jump, open_world):
+    async def main():
+        async with open_world(linger=15.0) as world:
+            world.enlarge("big", "alice", "bob")
+            alice, bob = await following(world, "alice"), await following(world, "bob")
+            alice.gone()
+            alice.clear()
+            written = []
+            alice.link.write = written.append
+            await speak(world, "1")
+            assert (written, bodies(bob)) == ([], ["1"])
+            bob.gone()
+            await asyncio.sleep(30)
+            assert world.sessions.hub.topics == {}
+
+    jump(main())
+
+
+def test_a_slow_consumer_of_a_large_channel_that_is_cut_by_a_write_harms_nobody(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob", "eve")
+            alice, bob, eve = [await following(world, user) for user in ("alice", "bob", "eve")]
+
+            def cut(wire):
+                bob.link.close(Close.SLOW_CONSUMER, "slow")
+                bob.gone()
+
+            bob.link.write = cut
+            await speak(world, "1")
+            await speak(world, "2")
+            assert bodies(alice) == bodies(eve) == ["1", "2"]
+
+    jump(main())
+
+
 def test_unfollow_while_on_the_way_is_heeded(jump, open_world):
     async def main():
         async with open_world() as world:
@@ -261,6 +298,10 @@ def test_own_remove_that_only_the_inbox_has_brought_ends_it_too(jump, open_world
             assert len(alice.events("member")) == 1
             await speak(world, "1")
             assert bodies(alice) == []
+            world.role("alice", None, channel="big")
+            alice.say(Follow("g", "big"))
+            await asyncio.sleep(1)
+            assert alice.errors() == ["no_such_channel"]  # the membership known here went with it
 
     jump(main())
 
@@ -370,6 +411,22 @@ def test_a_catch_up_goes_on_past_an_old_removal(jump, open_world):
     jump(main())
 
 
+def test_a_catch_up_goes_on_past_the_removal_of_somebody_else(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob")
+            start = world.source
+            await world.durable(world.say(channel="big", body="0"), large=True)
+            await world.durable(world.member("bob", "remove", channel="big"), large=True)
+            await world.durable(world.say(channel="big", body="1"), large=True)
+            alice = await following(world, cursor=world.cursor(start, channel="big"))
+            await asyncio.sleep(1)
+            await speak(world, "2")
+            assert bodies(alice) == ["0", "1", "2"]
+
+    jump(main())
+
+
 # -- the route ---------------------------------------------------------------------------------------------
 
 
@@ -416,6 +473,28 @@ def test_a_channel_that_shrank_is_read_to_its_switch_and_left(jump, open_world):
             await asyncio.sleep(1)
             await speak(world, "3")
             assert bodies(alice) == ["1", "3"]
+
+    jump(main())
+
+
+def test_who_was_removed_while_the_channel_was_small_is_no_member_when_it_is_large_again(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice", "bob")
+            alice, bob = await following(world, "alice"), await following(world, "bob")
+            world.store.large["big"] = ("inbox", world.source + 1)
+            await world.durable(world.switch("inbox", "big"), "alice", "bob", large=True, nudge=True)
+            await asyncio.sleep(1)
+            alice.gone()
+            world.role("alice", None, channel="big", offset=world.source + 1)
+            await world.durable(world.member("alice", "remove", channel="big"), "alice", "bob", nudge=True)
+            world.store.large["big"] = ("channel", world.source + 1)
+            await world.durable(world.switch("channel", "big"), "bob", large=True, nudge=True)
+            await asyncio.sleep(1)
+            alice = await following(world, "alice")
+            assert alice.errors() == ["no_such_channel"]
+            await speak(world, "secret")
+            assert (bodies(alice), bodies(bob)) == ([], ["secret"])
 
     jump(main())
 

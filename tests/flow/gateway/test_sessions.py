@@ -32,6 +32,7 @@ from chatcluster.core.frames import (
 )
 from chatcluster.core.records import inbox_timeline
 from chatcluster.core.rows import RevocationRow
+from chatcluster.ports import Unavailable
 
 TENANT = "acme"
 
@@ -372,6 +373,26 @@ def test_a_topic_that_nobody_needs_is_left_after_its_linger(jump, open_world):
     jump(main())
 
 
+def test_a_topic_that_the_bus_did_not_take_is_asked_for_again(jump, open_world):
+    async def main():
+        async with open_world(linger=15.0) as world:
+
+            class Away:
+                async def subscribe(self, topics):
+                    raise Unavailable("the bus is away")
+
+            hub = world.sessions.hub
+            bus, hub._bus = hub._bus, Away()
+            alice = await world.connect("alice")
+            hub._bus = bus
+            await asyncio.sleep(5)
+            world.live(world.say(), "alice")
+            await asyncio.sleep(0.01)
+            assert len(alice.ids(live=True)) == 1
+
+    jump(main())
+
+
 def test_a_slow_consumer_that_is_cut_by_a_write_harms_nobody(jump, open_world):
     async def main():
         async with open_world() as world:
@@ -594,6 +615,21 @@ def test_watching_tells_the_state_now_and_every_change(jump, open_world):
             assert world.presence.watched[session] == ("erin",)
             alice.gone()
             assert world.presence.forgotten == [session]
+
+    jump(main())
+
+
+def test_who_leaves_while_presence_is_asked_is_watched_for_no_more(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            alice = await world.connect("alice")
+            held = world.presence.watched
+            world.presence.forget = lambda _, sessions: [held.pop(session, None) for session in sessions]
+            alice.say(Watch("1", ["bob"]))
+            await asyncio.sleep(0.0005)
+            alice.gone()
+            await asyncio.sleep(1)
+            assert held == {}
 
     jump(main())
 
