@@ -891,6 +891,87 @@ async def test_reading_anew_that_a_break_cut_short_is_taken_up_again() -> None:
         assert (await anext(chat.messages())).body == "on"
 
 
+def test_reading_anew_waits_for_a_store_that_is_away_however_long(jump: Jump) -> None:
+    async def main() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            began = now()
+            await peer.say(Resync("inbox", "epoch"), Mark([], inbox="new"))
+            listing = await peer.read()
+            while now() - began < 1_000:
+                await peer.say(ErrorFrame("unavailable", "the store does not answer", True, listing.rid))
+                listing = await peer.read()
+            channel = ChannelSummary("c", "group", None, "9", None, 0, "inbox", "member", 2)
+            await peer.say(Reply(listing.rid, channels=[channel]))
+            history = await peer.read()
+            await peer.say(Reply(history.rid, messages=[WireMessage("9", "c", "bob", "k", TIME, "missed")], more=False))
+            await peer.until_closed()
+
+        store = MemoryCursors()
+        await store.save(Saved("old", {}, [], "1"))
+        async with scripted(script) as url, Client(url, token="t", cursors=store) as chat:
+            assert (await anext(chat.messages())).body == "missed"
+
+    jump(main())
+
+
+def test_the_end_of_a_switched_channel_is_read_on_by_the_next_connection(jump: Jump) -> None:
+    async def main() -> None:
+        broke = 0.0
+
+        async def breaks(peer: Peer) -> None:
+            nonlocal broke
+            await peer.welcome()
+            await peer.say(Event("inbox", "700", "c", "route", False, version="7", to="inbox", cursor="7", since="5"))
+            sync = await peer.read()
+            assert isinstance(sync, Sync)
+            assert sync.channels == {"c": "5"}
+            broke = now()
+            peer.socket.transport.abort()
+
+        async def answers(peer: Peer) -> None:
+            await peer.welcome()
+            assert now() - broke < 5  # nobody waited for an answer on the connection that is gone
+            sync = await peer.read()
+            assert isinstance(sync, Sync)
+            assert sync.channels == {"c": "5"}
+            wire = WireMessage("699", "c", "bob", "k", TIME, "the last one")
+            event = Event("channel:c", "699", "c", "message", False, message=wire)
+            await peer.say(Reply(sync.rid, events=[event], cursors=Cursors(channels={"c": "6"}), more=False))
+            unfollow = await peer.read()
+            assert isinstance(unfollow, Unfollow)
+            await peer.say(Reply(unfollow.rid))
+            await peer.until_closed()
+
+        async with scripted(breaks, answers) as url, Client(url, token="t") as chat:
+            assert (await anext(chat.messages())).body == "the last one"
+            await asyncio.sleep(1)
+
+    jump(main())
+
+
+async def test_reading_does_not_wait_for_presence() -> None:
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        watch = await peer.read()
+        await peer.say(Reply(watch.rid, presence=[]))
+        await peer.socket.close(1012, "restart")
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+        assert isinstance(await peer.read(), Watch)  # which nobody answers
+        await peer.say(Event("inbox", "5", "c", "route", False, version="40", to="channel", cursor="c40"))
+        follow = await peer.read()
+        assert isinstance(follow, Follow)
+        await peer.say(Reply(follow.rid, cursor="c40", route="channel"), message("9", "large"))
+        await peer.until_closed()
+
+    async with asyncio.timeout(10), scripted(first, second) as url, Client(url, token="t") as chat:
+        await asyncio.sleep(0.05)  # it has begun: what follows is said by this call alone
+        await chat.watch(["bob"])
+        assert (await anext(chat.messages())).body == "large"
+
+
 async def test_a_new_device_is_known_from_its_welcome_on() -> None:
     async def first(peer: Peer) -> None:
         assert (await peer.welcome()).resume is None

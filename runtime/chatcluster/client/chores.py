@@ -1,4 +1,8 @@
-"""What the state wants asked of the server: following, reading what was missed. One at a time, in order."""
+"""What the state wants asked of the server: following, reading what was missed. One at a time, in order.
+
+Each is repeated until it is answered, as nobody else tells what it would have: one that a break cuts short is taken up
+by the next connection.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from chatcluster.client.errors import RequestRefused, TimedOut
+from chatcluster.client.errors import RequestRefused
 from chatcluster.client.state import (
     AskAgain,
     CatchUp,
@@ -22,9 +26,6 @@ from chatcluster.core.frames import Follow, History, ListChannels, Reply, Sync, 
 if TYPE_CHECKING:
     from chatcluster.client.engine import Engine
 
-TIMEOUT = 300.0
-"""Seconds for one request of a chore, reconnects included."""
-
 
 class Chores:
     """Does effects for an engine. What the server refuses is dropped: there is nothing to repeat."""
@@ -33,27 +34,24 @@ class Chores:
         self._engine = engine
 
     async def do(self, effect: Effect) -> None:
-        try:
-            if isinstance(effect, FollowFrom):
-                await self._follow(effect)
-            elif isinstance(effect, StopFollowing):
-                await self._unfollow(effect.channel)
-            elif isinstance(effect, ReadChannel):
-                await self._read_channel(effect)
-            elif isinstance(effect, ReadAnew):
-                await self._read_anew(effect)
-            elif isinstance(effect, AskAgain):
-                await self._ask_again(effect)
-            elif isinstance(effect, CatchUp):
-                await self._catch_up()
-        except TimedOut:
-            pass  # the next connection resumes from the last mark, which this chore has not moved
+        if isinstance(effect, FollowFrom):
+            await self._follow(effect)
+        elif isinstance(effect, StopFollowing):
+            await self._unfollow(effect.channel)
+        elif isinstance(effect, ReadChannel):
+            await self._read_channel(effect)
+        elif isinstance(effect, ReadAnew):
+            await self._read_anew(effect)
+        elif isinstance(effect, AskAgain):
+            await self._ask_again(effect)
+        elif isinstance(effect, CatchUp):
+            await self._catch_up()
 
     async def watch(self, users: list[str]) -> None:
         """Renew the visible set on a new connection, and tell who shows how now."""
         try:
-            reply = await self._engine.ask(lambda rid, _: Watch(rid, users), timeout=TIMEOUT)
-        except (RequestRefused, TimedOut):
+            reply = await self._engine.ask(lambda rid, _: Watch(rid, users), timeout=None)
+        except RequestRefused:
             return
         if isinstance(reply, Reply) and reply.presence is not UNSET:
             self._engine.present(reply.presence)
@@ -63,7 +61,7 @@ class Chores:
         if engine.state.channels.get(effect.channel) is None:
             return  # unfollowed meanwhile
         try:
-            reply = await engine.ask(lambda rid, _: Follow(rid, effect.channel, effect.cursor), timeout=TIMEOUT)
+            reply = await engine.ask(lambda rid, _: Follow(rid, effect.channel, effect.cursor), timeout=None)
         except RequestRefused:
             engine.state.unfollowed(effect.channel, declined=False)
             return
@@ -73,30 +71,26 @@ class Chores:
 
     async def _unfollow(self, channel: str) -> None:
         with suppress(RequestRefused):  # it was not followed
-            await self._engine.ask(lambda rid, _: Unfollow(rid, channel), timeout=TIMEOUT)
+            await self._engine.ask(lambda rid, _: Unfollow(rid, channel), timeout=None)
 
     async def _read_channel(self, effect: ReadChannel) -> None:
         """The end of a channel timeline, up to the switch (delivery.md section 4, Route)."""
         engine = self._engine
-        cursor = effect.cursor
-        try:
-            while True:
+        cursor: str | None = effect.cursor
+        with suppress(RequestRefused):  # not a member any more
+            while cursor is not None and not engine.lagging:
                 reply = await self._page(channels={effect.channel: cursor})
+                cursor = _channels(reply).get(effect.channel) if reply.more is True else None
                 for event in [] if reply.events is UNSET else reply.events:
                     engine.take(event)
                     if event.id == effect.until:
-                        return
-                moved = _channels(reply).get(effect.channel)
-                if reply.more is not True or moved is None or engine.lagging:
-                    return
-                cursor = moved
-        except RequestRefused:
-            return
-        finally:
-            if not engine.lagging:
-                engine.state.unfollowed(effect.channel, declined=False)
-                engine.feed.mark(engine.state.saved())
-                await self._unfollow(effect.channel)
+                        cursor = None
+                        break
+        if engine.lagging:
+            return  # read from its cursor with all the rest
+        engine.state.unfollowed(effect.channel, declined=False)
+        engine.feed.mark(engine.state.saved())
+        await self._unfollow(effect.channel)
 
     async def _read_anew(self, effect: ReadAnew) -> None:
         """History after a message id, of one channel or of every channel that has something newer."""
@@ -108,7 +102,7 @@ class Chores:
             try:
                 reply = await self._engine.ask(
                     lambda rid, _, p=page: ListChannels(rid, p),  # type: ignore[misc]
-                    timeout=TIMEOUT,
+                    timeout=None,
                 )
             except RequestRefused:
                 return
@@ -129,7 +123,7 @@ class Chores:
             try:
                 reply = await engine.ask(
                     lambda rid, _, page=page: History(rid, channel, after=page, limit=limit),  # type: ignore[misc]
-                    timeout=TIMEOUT,
+                    timeout=None,
                 )
             except RequestRefused:
                 return  # not a member any more; after the next own `add` it is asked again
@@ -148,7 +142,7 @@ class Chores:
         if view is None:
             return
         try:
-            reply = await self._engine.ask(lambda rid, _: History(rid, effect.channel), timeout=TIMEOUT)
+            reply = await self._engine.ask(lambda rid, _: History(rid, effect.channel), timeout=None)
         except RequestRefused:
             return
         assert isinstance(reply, Reply)
@@ -186,7 +180,7 @@ class Chores:
     async def _page(self, *, inbox: str | None = None, channels: dict[str, str]) -> Reply:
         limit = self._limit()
         await self._engine.feed.room(limit)
-        reply = await self._engine.ask(lambda rid, _: Sync(rid, inbox, channels, limit), timeout=TIMEOUT)
+        reply = await self._engine.ask(lambda rid, _: Sync(rid, inbox, channels, limit), timeout=None)
         assert isinstance(reply, Reply)
         return reply
 

@@ -6,6 +6,7 @@ The shell around ``state``. It runs in one task, which the client owns.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -227,6 +228,7 @@ class Engine:
         self._leave_at = None
         self._leaving.clear()
         beside = [
+            asyncio.create_task(self._show()),
             asyncio.create_task(self._work()),
             asyncio.create_task(self._renew(token)),
             asyncio.create_task(self._leave(connection)),
@@ -243,13 +245,15 @@ class Engine:
         if isinstance(self._token, str):
             self._token = token
 
-    async def _work(self) -> None:
-        # What a session holds and no cursor: renewed with each.
+    async def _show(self) -> None:
+        """What a session holds and no cursor: renewed with each. Nothing waits for it, as presence may be away."""
         if self.presence is not None:
             await self.post(SetPresence(self.presence))
-        chores = Chores(self)
         if self.watched is not None:
-            await chores.watch(self.watched)
+            await Chores(self).watch(self.watched)
+
+    async def _work(self) -> None:
+        chores = Chores(self)
         while True:
             while self.chores:
                 await chores.do(self.chores[0])
@@ -351,14 +355,15 @@ class Engine:
 
     # -- what goes -------------------------------------------------------------------------------------
 
-    async def ask(self, make: Callable[[str, bool], msgspec.Struct], *, timeout: float) -> Ack | Reply:
+    async def ask(self, make: Callable[[str, bool], msgspec.Struct], *, timeout: float | None) -> Ack | Reply:
         """Send what ``make(rid, again)`` builds until it is answered, over as many connections as it takes.
 
-        Every request may be repeated: each is idempotent by itself or by its client_id. Raises
-        ``RequestRefused``, ``TimedOut``, or what ended the client.
+        Every request may be repeated: each is idempotent by itself or by its client_id. ``timeout``: seconds; None: for
+        ever, and then only what repeating cannot mend is raised. Raises ``RequestRefused``, ``TimedOut``, or what ended
+        the client.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = math.inf if timeout is None else loop.time() + timeout
         attempt = 0
         while True:
             connection = await self._live(deadline)
@@ -406,7 +411,7 @@ class Engine:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(None if deadline == math.inf else deadline):
                     await waiter
             except TimeoutError:
                 raise TimedOut(f"no connection: {self.status.reason or self.status.name}") from None
