@@ -208,6 +208,21 @@ def test_unfollow_ends_it_and_what_was_told_is_still_decided(jump, open_world):
     jump(main())
 
 
+def test_what_a_session_waits_to_have_decided_goes_with_it(jump, open_world):
+    async def main():
+        async with open_world() as world:
+            world.enlarge("big", "alice")
+            alice = await following(world)
+            await speak(world, "1", durable=False)
+            alice.say(Unfollow("u", "big"))
+            await asyncio.sleep(0.1)
+            assert list(world.sessions.hub.claimants) == [alice.handler]
+            alice.gone()
+            assert not world.sessions.hub.claimants
+
+    jump(main())
+
+
 def test_who_leaves_is_followed_by_nothing(jump, open_world):
     async def main():
         async with open_world(linger=15.0) as world:
