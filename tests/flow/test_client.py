@@ -9,7 +9,7 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -644,6 +644,32 @@ def test_a_server_that_drops_everybody_is_asked_ever_more_rarely(jump: Jump) -> 
             assert (await anext(chat.messages())).body == "at last"
         assert times[15] - times[0] > 10.0  # windows that do not grow: 7.5 s at most; that do: 480 s
         assert times[17] - times[16] <= 0.6
+
+    jump(main())
+
+
+def test_clients_that_are_advised_at_once_reconnect_spread(jump: Jump) -> None:
+    async def main() -> None:
+        came: list[float] = []
+
+        async def drained(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.say(Reconnect(5_000, 40_000, "drain"))
+            await peer.until_closed()
+
+        async def elsewhere(peer: Peer) -> None:
+            came.append(now())
+            await stays(peer)
+
+        async with scripted(*[drained] * 20, *[elsewhere] * 20) as url, AsyncExitStack() as clients:
+            began = now()
+            for _ in range(20):
+                await clients.enter_async_context(Client(url, token="t"))
+            await asyncio.sleep(60)
+        assert len(came) == 20
+        assert 5.0 <= min(came) - began
+        assert max(came) - began <= 46.0
+        assert max(came) - min(came) > 10.0
 
     jump(main())
 
