@@ -495,3 +495,14 @@ async def test_what_is_published_faster_than_a_node_takes_it_is_dropped_over_the
         await bus.subscribe(["a"])
         async with aclosing(bus.listen()) as batches:
             await heard_again(bus, batches, "a")
+
+
+async def test_a_gap_is_told_when_all_topics_are_heard_again(server):
+    """Whoever reads the tails then misses nothing in between."""
+    async with opened(shards=(server.address,)) as shards, hearing(shards) as buses:
+        bus = buses.subscriber("one")
+        await bus.subscribe([f"t{number}" for number in range(2_000)])
+        server.cli("CLIENT", "KILL", "TYPE", "pubsub")
+        async with aclosing(bus.listen()) as batches:
+            await until(batches, lost)
+        assert all(topic.heard for topic in buses.topics.values())
