@@ -162,6 +162,38 @@ def test_reading_and_searching_by_time(jump, loop_clock, open_log, recent):
     jump(main())
 
 
+@pytest.mark.parametrize("limit", [1, 7])
+def test_pages_read_one_after_the_other_have_no_holes(jump, loop_clock, open_log, limit):
+    async def main():
+        async with open_log(clock=loop_clock, partitions={"messages": 1}) as log:
+            await put(log, *[("k", b"%d" % number) for number in range(50)])
+            at, pages = 0, []
+            while page := await log.read("messages", 0, at, limit):
+                assert [entry.offset for entry in page] == list(range(at, min(at + limit, 50)))
+                pages += [int(entry.value) for entry in page]
+                at = page[-1].offset + 1
+            assert pages == list(range(50))
+
+    jump(main())
+
+
+def test_ends_grow_with_what_is_appended(jump, loop_clock, open_log):
+    async def main():
+        async with open_log(clock=loop_clock) as log:
+            for _ in range(3):
+                [receipt] = await put(log, ("k", b"x"))
+                assert await log.end("messages", receipt.partition) == receipt.offset + 1
+            reports = []
+            for length in (1, 2, 3):
+                for partition in (0, 1):
+                    log.append_to("inbox", partition, b"x", reports.append)
+                await until(lambda: len(reports) == 2 * length)  # noqa: B023
+                await asyncio.sleep(0.6)  # ends that were asked for together are of one moment, at most so old
+                assert [await log.end("inbox", partition) for partition in (0, 1)] == [length] * 2
+
+    jump(main())
+
+
 def test_what_was_reported_is_there_after_reopening_in_the_same_epoch(jump, loop_clock, open_log):
     async def main():
         async with open_log(clock=loop_clock) as log:

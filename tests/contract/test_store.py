@@ -251,6 +251,29 @@ def test_what_has_versions_goes_forward_and_never_back(jump, loop_clock, open_st
     jump(main())
 
 
+def test_channels_left_and_messages_not_there_yet_hide_none_of_the_others(jump, loop_clock, open_store):
+    """However many stand in the way of a page. What belongs to a message may be stored before it."""
+
+    async def main():
+        async with open_store(clock=loop_clock) as store:
+            await store.write([UserChannelRow("t", "u", f"a{n:02}", n, None) for n in range(60)])
+            await store.write([UserChannelRow("t", "u", f"b{n}", n, "member") for n in range(3)])
+            for limit in (2, 9):
+                found = await store.channels_of("t", "u", after="", limit=limit)
+                assert [row.channel for row in found] == ["b0", "b1", "b2"][:limit]
+            await store.write([message(BIG)])
+            await store.write([EditRow("t", "c", BIG + n, BIG + 1_000 + n, "new", None) for n in range(1, 151)])
+            assert await store.heads("t", ["c"]) == {"c": BIG}
+            await store.write([message(BIG + 151)])
+            assert await store.count_after("t", "c", BIG - 1, limit=2) == 2
+            assert await store.count_after("t", "c", BIG, limit=2) == 1
+            for edge in ({"before": None, "after": BIG - 1}, {"before": BIG + 152, "after": None}):
+                page = await store.history("t", "c", **edge, limit=2)
+                assert [one.id for one in page] == [BIG, BIG + 151]
+
+    jump(main())
+
+
 def test_a_timeline_that_stands_before_its_events_is_not_shown_without_them(jump, loop_clock, open_store):
     async def main():
         async with open_store(clock=loop_clock) as store:

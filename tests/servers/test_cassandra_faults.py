@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+import uuid
 
 import msgspec
 import pytest
@@ -274,6 +275,36 @@ def test_answers_about_the_lease_may_be_lost(fresh, monkeypatch):
     assert migrate(fresh) == VERSION
     assert {text.split()[0] for text in lost} == {"INSERT", "UPDATE", "DELETE"}
     check(fresh)
+
+
+def test_a_migration_that_lost_its_lease_stops_and_records_nothing(fresh, monkeypatch):
+    """Another one is at work: two that change the schema at once may each undo what the other takes for done."""
+    connected = migrations._connected
+
+    class Slow:
+        def __init__(self, session):
+            self._session = session
+
+        def __getattr__(self, name):
+            return getattr(self._session, name)
+
+        def execute(self, statement, *more, **options):
+            if str(statement).startswith("CREATE TABLE IF NOT EXISTS widths"):
+                taken = "UPDATE migration_lease SET holder = %s WHERE id = 0 IF EXISTS"
+                self._session.execute(taken, (uuid.uuid4(),))
+            return self._session.execute(statement, *more, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(migrations, "_connected", lambda *given: Slow(connected(*given)))
+        with pytest.raises(Unavailable, match="longer than its lease"):
+            migrate(fresh)
+    with pytest.raises(Misconfigured, match="schema version 0"):
+        check(fresh)
+    session = describe(fresh).connect(fresh.keyspace)
+    assert session.execute("SELECT holder FROM migration_lease").one() is not None, "it is not ours to give back"
+    session.execute("DELETE FROM migration_lease WHERE id = 0 IF EXISTS")
+    session.cluster.shutdown()
+    assert migrate(fresh) == VERSION
 
 
 def test_what_does_not_fit_is_refused_by_name(fresh, table_settings):

@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
+from cassandra import ConsistencyLevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cassandra_tables
 from chatcluster.backends.cassandra import CassandraStore
 from chatcluster.backends.cassandra.buckets import LEVELS, MINUTES, bucket_at, covers, end, start
+from chatcluster.backends.cassandra.index import Flights
 from chatcluster.backends.sqlite import SqliteStore
 from chatcluster.core.ids import EPOCH, first_id
 from chatcluster.core.metrics import Metrics
@@ -36,6 +38,7 @@ from chatcluster.core.rows import (
     UserChannelRow,
     VerdictRow,
 )
+from chatcluster.ports import Unavailable
 
 DAY = 86_400_000
 EDGE = bucket_at(EPOCH + 4_000 * DAY, 1)
@@ -495,3 +498,133 @@ def test_who_sees_a_position_of_a_timeline_finds_all_before_it(table_settings, p
                 assert len(await reader.timeline(name, after=-1, limit=99)) == 20
 
     asyncio.run(main())
+
+
+def test_verdicts_outlive_the_log_by_a_day(table_settings):
+    """A record that comes again, as long as the log has it, must find what became of it."""
+
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            await store.write([VerdictRow("t", "c", "u", "x", 1, first_id(TIMES[3]), None, TIMES[3], 1)])
+            [(left,)] = store._link._statements.session.execute("SELECT TTL(verdict) FROM sends")
+            kept = (table_settings.log_retention_hours + 24) * 3600
+            assert kept - 600 < left <= kept
+
+    asyncio.run(main())
+
+
+def test_rows_are_not_written_before_their_buckets_are_in_the_index(table_settings):
+    """Readers follow the index: a row that is visible and not found would be passed over."""
+
+    async def main():
+        async with two(table_settings, batch_rows=1) as (writer, _):
+            send, order = writer._link.send, []
+
+            async def slow(writes, key):
+                name = writes[0][0]
+                order.append(f"{name} sent")
+                await asyncio.sleep(0.1 if name == "bucket" else 0)
+                await send(writes, key)
+                order.append(f"{name} there")
+
+            writer._link.send = slow
+            record = AliasRecord("early", "c", first_id(TIMES[3]), "u", "", 0, 0, 1)
+            await writer.write([
+                MessageRow("early", "c", first_id(TIMES[3]), 1, "u", "x", "b"),
+                TimelineRow("early", "u:early/a", 1, 0, 1, record, TIMES[3]),
+            ])  # fmt: skip
+            last = max(at for at, what in enumerate(order) if what == "bucket there")
+            assert last < min(order.index("message sent"), order.index("timeline sent"))
+
+    asyncio.run(main())
+
+
+def test_an_index_that_could_not_be_written_is_written_with_the_rows_that_come_again(table_settings):
+    async def main():
+        async with two(table_settings) as (writer, reader):
+            send, failed = writer._link.send, []
+
+            async def fails_once(writes, key):
+                if not failed:
+                    failed.append([name for name, _ in writes])
+                    raise Unavailable("cut")
+                await send(writes, key)
+
+            writer._link.send = fails_once
+            rows = [
+                MessageRow("again", "c", first_id(TIMES[3]), 1, "u", "x", "b"),
+                MemberRow("again", "c", "amy", 2, "member", 5_001),
+            ]
+            with pytest.raises(Unavailable):
+                await writer.write(rows)
+            await writer.write(rows)
+            assert set(failed[0]) == {"bucket", "sliced"}
+            assert await reader.heads("again", ["c"]) == {"c": first_id(TIMES[3])}
+            assert [one.user for one in await reader.members("again", "c", after="", limit=9)] == ["amy"]
+
+    asyncio.run(main())
+
+
+def test_the_driver_is_asked_for_so_many_at_a_time(table_settings):
+    """Each of them for a quorum: what was written is seen by every later read."""
+
+    async def main():
+        small = cassandra_tables.changed(table_settings, reads_in_flight=3, batches_in_flight=2, batch_rows=1)
+        async with CassandraStore.open(small, clock=Now(), metrics=Metrics()) as store:
+            session = store._link._statements.session
+            execute, levels, most, running = session.execute_async, set(), [], []
+
+            def counted(*given, **options):
+                future = execute(*given, **options)
+                levels.add(future.message.consistency_level)
+                running.append(future)
+                running[:] = [one for one in running if not one._event.is_set()]
+                most.append(len(running))
+                return future
+
+            session.execute_async = counted
+            await asyncio.gather(*(store.verdicts("t", "c", "u", f"x{n}") for n in range(60)))
+            assert max(most) <= 3
+            assert len(most) == 60
+            most.clear()
+            await store.write([UserChannelRow("t", f"u{at}", "c", 1, "member") for at in range(60)])
+            assert max(most) <= 2
+            await store.write([UserChannelRow("t", "amy", f"c{at}", 1, "member") for at in range(9)])
+            assert levels == {ConsistencyLevel.LOCAL_QUORUM}
+
+    asyncio.run(main())
+
+
+def test_who_does_not_wait_for_a_read_holds_up_nobody(table_settings):
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            reads = [asyncio.create_task(store.verdicts("t", "c", "u", f"x{n}")) for n in range(40)]
+            await asyncio.sleep(0)
+            for read in reads[::2]:
+                read.cancel()
+            time.sleep(0.5)  # noqa: ASYNC251 - all answers come in one turn
+            async with asyncio.timeout(3):
+                assert await asyncio.gather(*reads[1::2]) == [[]] * 20
+
+    asyncio.run(main())
+
+
+async def test_a_read_that_has_begun_is_not_joined():
+    """It may have passed the row that the newcomer has just written."""
+    flights, begun, gates = Flights(), [], [asyncio.Event(), asyncio.Event()]
+
+    async def read():
+        number = len(begun)
+        begun.append(number)
+        await gates[number].wait()
+        return number
+
+    first = asyncio.create_task(flights.share("k", read))
+    while not begun:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(flights.share("k", read)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for gate in gates:
+        gate.set()
+    assert await first == 0
+    assert await asyncio.gather(*others) == [1] * 5, "they share the next one"

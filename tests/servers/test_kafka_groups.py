@@ -171,6 +171,24 @@ async def test_a_caller_that_does_not_fetch_is_paused_within_bounds_and_stays_a_
         assert consumer._records == consumer._bytes == 0
 
 
+async def test_what_is_assigned_while_partitions_are_paused_is_paused_too(settings):
+    """Whoever is slow and gets the partitions of one that left does not read all of theirs ahead."""
+    places = await places_of(settings)
+    settings = msgspec.structs.replace(settings, buffer_bytes=50_000)
+    async with KafkaConsumer.open(settings, places, "g", "messages", metrics=Metrics()) as first:
+        await until(lambda: len(first.owned()) == 6)
+        async with KafkaConsumer.open(settings, places, "g", "messages", metrics=Metrics()) as second:
+            await until(lambda: len(first.owned()) == len(second.owned()) == 3)
+            await put(settings, places, 12_000, size=100)
+            await until(lambda: first._paused)
+        await until(lambda: len(first.owned()) == 6)
+        await asyncio.sleep(2)
+        assert first._bytes <= 50_000 + 2_001 * 105
+        found = 0
+        while found < 12_000:
+            found += sum(len(batch.entries) for batch in await asyncio.wait_for(first.fetch(), 20))
+
+
 async def test_records_that_are_no_records_come_as_entries(settings):
     places = await places_of(settings)
     producer = Producer({"bootstrap.servers": ",".join(settings.bootstrap_servers)})

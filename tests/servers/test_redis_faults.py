@@ -261,3 +261,39 @@ async def test_whose_clock_leaves_the_middle_is_told(server):
         for _ in range(2):
             skews = [(await leased(workers, f"h{number}")).skew for number, workers in enumerate(holders)]
         assert [round(skew / 1000) for skew in skews] == pytest.approx([0, 0, 0], abs=1)
+
+
+async def test_a_copy_of_the_server_lets_newcomers_wait(server):
+    """As after a fail-over: it has the hash, and may lack the last leases."""
+    clock = SystemClock()
+    async with opened(settings(server.address)) as shards:
+        workers = RedisWorkers(shards, clock=clock, ttl=60.0)
+        assert await workers.begin()
+        held = await workers.lease("one")
+        server.cli("HSET", shards.key("w", "workers"), "server", "another")
+        with pytest.raises(Unavailable):
+            await RedisWorkers(shards, clock=clock, ttl=60.0).lease("two")
+        assert (await workers.lease("one")).worker == held.worker
+
+
+async def test_the_next_holder_mints_above_what_was_minted_before_a_clock_stepped_back(server):
+    clock, ttl = OffClock(0), 1.0
+    async with opened(settings(server.address)) as one, opened(settings(server.address)) as two:
+        first = RedisWorkers(one, clock=clock, ttl=ttl, highest=0)
+        await leased(first, "one")
+        clock.ahead = 3_600_000
+        await first.lease("one")
+        minted = clock.now()
+        clock.ahead = 0
+        await first.lease("one")
+        second = await leased(RedisWorkers(two, clock=SystemClock(), ttl=ttl, highest=0), "two")
+        assert id_time(second.floor) >= minted
+
+
+async def test_a_lease_lasts_as_long_as_its_holder_was_told(server):
+    """Not as long as whoever asks would have it: settings change one process after the other."""
+    clock = SystemClock()
+    async with opened(settings(server.address)) as one, opened(settings(server.address)) as two:
+        held = await leased(RedisWorkers(one, clock=clock, ttl=2.0, highest=0), "one")
+        await leased(RedisWorkers(two, clock=clock, ttl=0.5, highest=0), "two")
+        assert clock.monotonic() >= held.expires

@@ -459,3 +459,50 @@ async def test_a_call_that_fails_ends_in_bounded_time(server):
         assert all(isinstance(one, Unavailable) for one in many)
         assert time.monotonic() - began < 10 * 0.25, "two calls, each two timeouts; with room for a busy machine"
         server.process.send_signal(18)
+
+
+async def test_a_subscription_that_no_node_confirms_is_unavailable_and_heard_once_it_answers(server):
+    async with (
+        opened(shards=(server.address,), subscribe_timeout=0.3, deadline=60.0) as shards,
+        hearing(shards) as buses,
+    ):
+        bus = buses.subscriber("one")
+        server.process.send_signal(19)
+        with pytest.raises(Unavailable):
+            await bus.subscribe(["a"])
+        server.process.send_signal(18)
+        async with aclosing(bus.listen()) as batches:
+            await heard_again(bus, batches, "a")
+
+
+async def test_what_is_published_faster_than_a_node_takes_it_is_dropped_over_the_bound(server):
+    metrics = Metrics()
+    slow = {"publish_bytes": 20_000, "heartbeat": 60.0, "deadline": 60.0}
+    async with opened(metrics, shards=(server.address,), **slow) as shards, hearing(shards, metrics) as buses:
+        bus = buses.subscriber("one")
+        [mouth] = buses._mouths.values()
+        server.process.send_signal(19)
+        most = 0
+        for _ in range(1_000):
+            for _ in range(800):  # more than the bound in one turn
+                bus.publish(["a"], Nudge(1))
+            most = max(most, mouth._size)
+            await asyncio.sleep(0)
+        assert most < 20_000 + 100
+        assert mouth.wire.waiting() < 2 * 20_000 + 100, "what the network does not take counts, too"
+        assert buses._dropped.value > 0
+        server.process.send_signal(18)
+        await bus.subscribe(["a"])
+        async with aclosing(bus.listen()) as batches:
+            await heard_again(bus, batches, "a")
+
+
+async def test_a_gap_is_told_when_all_topics_are_heard_again(server):
+    """Whoever reads the tails then misses nothing in between."""
+    async with opened(shards=(server.address,)) as shards, hearing(shards) as buses:
+        bus = buses.subscriber("one")
+        await bus.subscribe([f"t{number}" for number in range(2_000)])
+        server.cli("CLIENT", "KILL", "TYPE", "pubsub")
+        async with aclosing(bus.listen()) as batches:
+            await until(batches, lost)
+        assert all(topic.heard for topic in buses.topics.values())

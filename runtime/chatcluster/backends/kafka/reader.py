@@ -154,11 +154,12 @@ class KafkaLogReader:
                 if found:
                     break
                 raise Unavailable("kafka: no broker answered a read in time")
-            for message in [first, *self._consumer.consume(max(1, limit - len(found) - 1), 0)]:
+            # Never one more than is wanted: the next page goes on where the consumer is, and would miss it.
+            missing = limit - len(found) - 1
+            for message in [first, *(self._consumer.consume(missing, 0) if missing else ())]:
                 error = message.error()
                 if error is None:
-                    if len(found) < limit:
-                        found.append(entry_of(message))
+                    found.append(entry_of(message))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     self._consumer.unassign()
                     return found
