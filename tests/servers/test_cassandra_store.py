@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
 import pytest
@@ -216,6 +216,131 @@ def test_a_reader_with_a_cached_index_finds_a_bucket_made_a_moment_ago(table_set
                 assert len(await reader.timeline("u:fresh/a", after=-1, limit=9)) == at + 1
                 assert await reader.heads(tenant, ["c"]) == {"c": first_id(moment)}
                 assert len(await reader.history(tenant, "c", before=None, after=None, limit=9)) == at + 1
+
+    asyncio.run(main())
+
+
+class At(Now):
+    """A wall clock that stands still."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def now(self):
+        return self.at
+
+
+def entry(name, offset, moment):
+    alias = AliasRecord("t", "c", offset, "u", "", 0, 0, 1)
+    return TimelineRow("t", name, offset, offset - 1, offset, alias, moment)
+
+
+async def offsets(store, name, after=-1, limit=99):
+    return [row.offset for row in await store.timeline(name, after=after, limit=limit)]
+
+
+@asynccontextmanager
+async def at_one_time(settings, *clocks):
+    """Stores, one for each clock."""
+    async with AsyncExitStack() as stack:
+        opened = [CassandraStore.open(settings, clock=clock, metrics=Metrics()) for clock in clocks]
+        yield [await stack.enter_async_context(one) for one in opened]
+
+
+def test_a_row_whose_time_goes_back_over_the_edge_of_its_bucket_is_found_by_who_read_the_index_before(table_settings):
+    async def main():
+        clock = At(start(EDGE) + 2_000)
+        async with at_one_time(table_settings, clock, clock) as (writer, reader):
+            await writer.write([entry("u:t/back", 10, start(EDGE) + 1_000)])
+            assert await offsets(reader, "u:t/back") == [10]
+            await writer.write([entry("u:t/back", 11, start(EDGE) - 1_000), entry("u:t/back", 12, start(EDGE) + 2_000)])
+            assert await offsets(reader, "u:t/back", after=10) == [11, 12]
+
+    asyncio.run(main())
+
+
+def test_a_bucket_that_the_log_began_before_our_clock_did_is_found_by_who_read_the_index_before(table_settings):
+    async def main():
+        clock = At(end(EDGE) - 1_000)
+        async with at_one_time(table_settings, clock, clock) as (writer, reader):
+            await writer.write([entry("u:t/next", 10, end(EDGE) - 1_000)])
+            assert await offsets(reader, "u:t/next") == [10]
+            await writer.write([entry("u:t/next", 11, end(EDGE) + 1_000)])
+            assert await offsets(reader, "u:t/next", after=10) == [11]
+
+    asyncio.run(main())
+
+
+def test_rows_written_again_into_an_older_bucket_are_found_within_half_a_minute(table_settings):
+    """As by a replay after a loss."""
+
+    async def main():
+        clock = At(start(EDGE) + DAY)
+        async with at_one_time(table_settings, clock, clock) as (writer, reader):
+            await writer.write([entry("u:t/old", 10, start(EDGE) + DAY)])
+            assert await offsets(reader, "u:t/old") == [10]
+            await writer.write([entry("u:t/old", 9, start(EDGE) - 5 * DAY)])
+            clock.ahead += 31
+            assert await offsets(reader, "u:t/old") == [9, 10]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("calls", [[[20, 30, 50]], [[50], [20, 30]]], ids=["at once", "the higher first"])
+def test_a_page_skips_nothing_where_buckets_overlap_in_offsets(table_settings, calls):
+    """A bucket's first offset is that of its lowest row, whichever is written first."""
+
+    async def main():
+        clock = At(start(EDGE) + DAY)
+        moments = {20: start(EDGE) + DAY, 30: start(EDGE) - DAY, 50: start(EDGE) + DAY}
+        async with at_one_time(table_settings, clock, clock) as (writer, reader):
+            for call in calls:
+                await writer.write([entry("u:t/first", offset, moments[offset]) for offset in call])
+            assert await offsets(reader, "u:t/first", limit=1) == [20]
+            assert await offsets(reader, "u:t/first", after=20, limit=1) == [30]
+
+    asyncio.run(main())
+
+
+def test_a_shorter_bucket_is_not_used_before_every_reader_asks_for_it(table_settings):
+    async def main():
+        begin = start(EDGE) + DAY
+        later = begin + 6 * 60_000
+        clock = At(begin)
+        hot = cassandra_tables.changed(table_settings, hot_rows=5)
+        async with at_one_time(hot, clock, clock, clock) as (writer, other, reader):
+            await writer.write([entry("u:t/hot", 0, begin)])
+            assert await offsets(reader, "u:t/hot") == [0]
+            await writer.write([entry("u:t/hot", offset, begin) for offset in range(1, 10)])
+            await writer.write([entry("u:t/hot", 10, later)])
+            await other.write([entry("u:t/hot", 11, later)])
+            assert await offsets(reader, "u:t/hot") == list(range(12)), "a reader need not have heard of the width"
+            clock.ahead += 100
+            assert await offsets(reader, "u:t/hot") == list(range(12))
+            await writer.write([entry("u:t/hot", 12, later)])
+            assert await offsets(reader, "u:t/hot") == list(range(13)), "one that has heard of it keeps no index"
+            assert len(await reader._index.buckets("u:t/hot")) == 2
+
+    asyncio.run(main())
+
+
+def test_a_read_may_ask_a_second_node_and_a_write_does_not(table_settings):
+    async def main():
+        async with CassandraStore.open(table_settings, clock=Now(), metrics=Metrics()) as store:
+            session = store._link._statements.session
+            execute, futures = session.execute_async, []
+
+            def noted(*given, **options):
+                futures.append(execute(*given, **options))
+                return futures[-1]
+
+            session.execute_async = noted
+            await store.verdicts("t", "c", "u", "x")
+            await store.write([UserChannelRow("t", "amy", "c", 1, "member")])
+            read, write = futures[0], futures[-1]
+            assert read._spec_execution_plan.delay == table_settings.speculative_delay
+            assert not hasattr(write._spec_execution_plan, "delay")
 
     asyncio.run(main())
 

@@ -19,6 +19,7 @@ from chatcluster.core.rows import MessageRow
 from chatcluster.ports import Unavailable
 from chatcluster_stack import ports
 from chatcluster_stack.cassandra import cassandra
+from chatcluster_stack.proxy import proxied
 from real_servers import needed
 
 pytestmark = pytest.mark.slow
@@ -136,3 +137,16 @@ async def test_who_may_not_waits_and_says_why_without_the_password(secure, setti
     written = "\n".join(record.getMessage() for record in caplog.records)
     for word in (FIRST, "wrong-word"):
         assert word not in written
+
+
+async def test_a_node_whose_certificate_names_another_address_is_refused_unless_the_settings_say_so(secure, settings):
+    await asyncio.to_thread(migrate, settings)
+    async with proxied("127.0.0.1", settings.port, listen="127.0.0.2") as way:
+        elsewhere = cassandra_tables.changed(settings, contact_points=("127.0.0.2",), port=way.port)
+        for names, told in ((True, "no node answers"), (False, None)):
+            changed = cassandra_tables.changed(elsewhere, verify_names=names)
+            async with CassandraStore.open(changed, clock=SystemClock(), metrics=Metrics()) as store:
+                async with asyncio.timeout(20):
+                    while "not yet connected" in (said := store.problems() or ""):  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                assert told in said if told else not said
