@@ -247,6 +247,15 @@ class OffClock(SystemClock):
         return super().now() + self.ahead
 
 
+class LaterClock(SystemClock):
+    """A monotonic clock that may be moved on by some seconds."""
+
+    ahead = 0.0
+
+    def monotonic(self):
+        return super().monotonic() + self.ahead
+
+
 async def test_whose_clock_leaves_the_middle_is_told(server):
     async with opened(settings(server.address)) as shards:
         clocks = [OffClock(ahead) for ahead in (0, 0, 3_600_000)]
@@ -277,17 +286,20 @@ async def test_a_copy_of_the_server_lets_newcomers_wait(server):
 
 
 async def test_the_next_holder_mints_above_what_was_minted_before_a_clock_stepped_back(server):
-    clock, ttl = OffClock(0), 1.0
+    ttl, clock, later = 60.0, OffClock(0), LaterClock()
     async with opened(settings(server.address)) as one, opened(settings(server.address)) as two:
         first = RedisWorkers(one, clock=clock, ttl=ttl, highest=0)
-        await leased(first, "one")
+        second = RedisWorkers(two, clock=later, ttl=ttl, highest=0)
+        assert await first.begin()
         clock.ahead = 3_600_000
+        minted = clock.now() + int(ttl * 1000)  # to the end of the lease
         await first.lease("one")
-        minted = clock.now()
         clock.ahead = 0
         await first.lease("one")
-        second = await leased(RedisWorkers(two, clock=SystemClock(), ttl=ttl, highest=0), "two")
-        assert id_time(second.floor) >= minted
+        with pytest.raises(Unavailable):
+            await second.lease("two")
+        later.ahead = ttl + 1
+        assert id_time((await second.lease("two")).floor) >= minted
 
 
 async def test_a_lease_lasts_as_long_as_its_holder_was_told(server):
@@ -297,3 +309,31 @@ async def test_a_lease_lasts_as_long_as_its_holder_was_told(server):
         held = await leased(RedisWorkers(one, clock=clock, ttl=2.0, highest=0), "one")
         await leased(RedisWorkers(two, clock=clock, ttl=0.5, highest=0), "two")
         assert clock.monotonic() >= held.expires
+
+
+async def test_a_lease_renewed_at_the_last_moment_is_not_given_away(server):
+    ttl, later = 60.0, LaterClock()
+    async with opened(settings(server.address)) as one, opened(settings(server.address)) as two:
+        first = RedisWorkers(one, clock=SystemClock(), ttl=ttl, highest=0)
+        second = RedisWorkers(two, clock=later, ttl=ttl, highest=0)
+        assert await first.begin()
+        await first.lease("one")
+        with pytest.raises(Unavailable):
+            await second.lease("two")
+        await first.lease("one")
+        later.ahead = ttl + 1
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await second.lease("two")
+        later.ahead = 2 * ttl + 2  # not renewed any more
+        assert (await second.lease("two")).worker == 0
+
+
+async def test_who_slept_over_the_end_of_its_lease_mints_above_what_others_may_have_minted(server):
+    ttl, clock = 60.0, LaterClock()
+    async with opened(settings(server.address)) as shards:
+        workers = RedisWorkers(shards, clock=clock, ttl=ttl, highest=0)
+        assert await workers.begin()
+        held = await workers.lease("one")
+        clock.ahead = ttl + 1
+        assert id_time((await workers.lease("one")).floor) >= id_time(held.floor) + ttl * 1000

@@ -233,6 +233,19 @@ async def test_tls_and_a_password(secured):
             await buses.subscriber("one").subscribe(["a"])
 
 
+async def test_a_certificate_for_another_name_is_refused_unless_the_settings_say_so(secured):
+    _, where, folder = secured
+    where["shards"] = (where["shards"][0].replace("127.0.0.1", "localhost"),)
+    where["ca_file"] = f"{folder}/authority.crt"
+    async with opened(**where) as shards, hearing(shards) as buses:
+        assert shards.problems() is not None
+        with pytest.raises(Unavailable):
+            await buses.subscriber("one").subscribe(["a"])
+    async with opened(**where, verify_names=False) as shards, hearing(shards) as buses:
+        assert shards.problems() is None
+        await buses.subscriber("one").subscribe(["a"])
+
+
 async def test_a_listener_kicked_for_being_slow_is_told(server):
     server.cli("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 65536 1")
     async with opened(shards=(server.address,)) as shards, hearing(shards) as buses:
@@ -447,7 +460,7 @@ async def test_numbers_evicted_are_renewed_by_holders_and_new_ones_wait(server):
 
 
 async def test_a_call_that_fails_ends_in_bounded_time(server):
-    async with opened(shards=(server.address,), timeout=0.25, heartbeat=60.0) as shards:
+    async with opened(shards=(server.address,), timeout=0.25, heartbeat=60.0, pipeline=10) as shards:
         tails = RedisTails(shards, metrics=Metrics())
         await tails.read([("x", 1)])
         server.process.send_signal(19)
@@ -461,6 +474,65 @@ async def test_a_call_that_fails_ends_in_bounded_time(server):
         server.process.send_signal(18)
 
 
+async def test_a_node_that_is_known_to_be_away_is_not_waited_for(server):
+    async with opened(shards=(server.address,), timeout=10.0) as shards:
+        dedupe = RedisDedupe(shards, metrics=Metrics())
+        server.process.send_signal(19)
+        async with asyncio.timeout(PATIENCE):
+            while shards.problems() is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable):
+                await dedupe.claim([Claim("k", 1, 1)])
+        server.process.send_signal(18)
+
+
+async def test_a_copy_that_is_no_master_is_not_asked(server):
+    """It would answer with what it has, and may be behind."""
+    other = Server()
+    try:
+        async with opened(shards=(server.address,)) as shards:
+            tails = RedisTails(shards, metrics=Metrics())
+            await tails.append([("x", entry(1))])
+            server.cli("REPLICAOF", "127.0.0.1", str(other.port))
+            async with asyncio.timeout(PATIENCE):
+                while shards.problems() is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert shards.problems().endswith("is no master")
+            with pytest.raises(Unavailable):
+                await tails.read([("x", 0)])
+    finally:
+        other.kill()
+
+
+async def test_a_server_that_is_not_the_one_it_was_is_told_though_its_connections_stand(server):
+    async with opened(shards=(server.address,), heartbeat=1.0, deadline=60.0) as shards, hearing(shards) as buses:
+        bus = buses.subscriber("one")
+        await bus.subscribe(["a"])
+        server.cli("REPLICAOF", "127.0.0.1", str(free_port()))
+        server.cli("REPLICAOF", "NO", "ONE")
+        async with aclosing(bus.listen()) as batches:
+            assert await until(batches, lost) == Lost(frozenset({"a"}))
+
+
+async def test_what_nobody_waits_for_is_dropped_and_counted_over_its_bound(server):
+    metrics = Metrics()
+    async with opened(metrics, shards=(server.address,), posts=100) as shards:
+        dedupe = RedisDedupe(shards, metrics=metrics)
+        claims = [Claim(f"k{number}", number, 1) for number in range(150)]
+        await dedupe.claim(claims)
+        dedupe.settle(claims)
+        assert shards._dropped.value == 50
+
+        async def durable():
+            return sum(claimed.durable for claimed in await dedupe.claim(claims))
+
+        async with asyncio.timeout(PATIENCE):
+            while await durable() < 100:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await durable() == 100
+
+
 async def test_a_subscription_that_no_node_confirms_is_unavailable_and_heard_once_it_answers(server):
     async with (
         opened(shards=(server.address,), subscribe_timeout=0.3, deadline=60.0) as shards,
@@ -471,6 +543,18 @@ async def test_a_subscription_that_no_node_confirms_is_unavailable_and_heard_onc
         with pytest.raises(Unavailable):
             await bus.subscribe(["a"])
         server.process.send_signal(18)
+        async with aclosing(bus.listen()) as batches:
+            await heard_again(bus, batches, "a")
+
+
+async def test_a_subscription_that_was_refused_is_heard_once_it_is_allowed(server):
+    async with opened(shards=(server.address,), subscribe_timeout=0.3) as shards, hearing(shards) as buses:
+        bus = buses.subscriber("one")
+        server.cli("ACL", "SETUSER", "default", "resetchannels")
+        with pytest.raises(Unavailable):
+            await bus.subscribe(["a"])
+        server.cli("ACL", "SETUSER", "default", "allchannels")
+        await answered(lambda: bus.subscribe(["a"]))
         async with aclosing(bus.listen()) as batches:
             await heard_again(bus, batches, "a")
 
@@ -506,3 +590,19 @@ async def test_a_gap_is_told_when_all_topics_are_heard_again(server):
         async with aclosing(bus.listen()) as batches:
             await until(batches, lost)
         assert all(topic.heard for topic in buses.topics.values())
+
+
+async def test_a_gap_is_told_though_the_connection_before_went_with_a_subscription_unconfirmed(server):
+    async with opened(shards=(server.address,), subscribe_timeout=0.3) as shards, hearing(shards) as buses:
+        bus = buses.subscriber("one")
+        await bus.subscribe(["a"])
+        [ear] = buses._ears.values()
+        server.process.send_signal(19)
+        with pytest.raises(Unavailable):
+            await bus.subscribe(["b"])
+        async with asyncio.timeout(PATIENCE):
+            while ear.wire is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        server.process.send_signal(18)
+        async with aclosing(bus.listen()) as batches:
+            assert "a" in (await until(batches, lost)).topics
