@@ -42,7 +42,7 @@ class CassandraSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Its private key."""
 
     verify_names: bool = True
-    """Whether a node's certificate must name the address that we connect to."""
+    """Whether a node's certificate must name its IP address: names of contact points are resolved first."""
 
     bucket_days: int = 10
     """Width of a partition in time. 30, 10 or 2; a change takes effect for what is written from then on."""
