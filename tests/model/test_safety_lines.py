@@ -269,6 +269,27 @@ MUTANTS = [
         "tests/servers/test_redis_more_faults.py::test_a_full_server_refuses_aloud_and_takes_all_once_it_has_room",
     ),
     Mutant(
+        "a connection that the driver closes under a call is no answer, on Redis",
+        "backends/redis/lanes.py",
+        "AWAY = (RedisError, OSError, TimeoutError, AttributeError)",
+        "AWAY = (RedisError, OSError, TimeoutError)",
+        "tests/servers/test_redis_more_faults.py::test_a_connection_that_another_task_closes_is_no_answer",
+    ),
+    Mutant(
+        "a page of the log has no hole before it, on Kafka",
+        "backends/kafka/reader.py",
+        "self._consumer.consume(missing, 0) if missing else ()",
+        "self._consumer.consume(max(1, missing), 0)[:missing]",
+        "tests/contract/test_log.py::test_pages_read_one_after_the_other_have_no_holes[kafka-1]",
+    ),
+    Mutant(
+        "a repeat is a repeat wherever rounds are cut",
+        "services/persister/stage1.py",
+        "if apply(state, item, thresholds, out):",
+        "if apply(state, item, thresholds, out) or True:",
+        "tests/flow/test_persister.py::test_whether_an_event_is_a_repeat_does_not_hang_on_where_rounds_are_cut",
+    ),
+    Mutant(
         "read cursors: max, on Redis",
         "backends/redis/read_cursors.py",
         "if known and (#known > #ARGV[2] or (#known == #ARGV[2] and known >= ARGV[2])) then return known end",
