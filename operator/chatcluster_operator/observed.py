@@ -146,7 +146,7 @@ class Pod:
     node: str = ""
     created: datetime | None = None
     unready: datetime | None = None
-    """Since when it is not ready; None: it is, or nobody has said yet."""
+    """Since when it is not ready; None: it is."""
 
     @classmethod
     def of(cls, thing: Object, measures: Mapping[str, float] | None) -> Pod:

@@ -67,6 +67,14 @@ def test_a_taken_port_names_its_holder(redis_nodes: Group) -> None:
         ports.check([port])
 
 
+def test_a_cassandra_that_is_not_known_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATCLUSTER_TEST_CASSANDRA_VERSION", "4.1")
+    assert fetch.release() == "cassandra-4.1"
+    monkeypatch.setenv("CHATCLUSTER_TEST_CASSANDRA_VERSION", "4.0")
+    with pytest.raises(fetch.Missing, match=r"allowed: 5\.0, 4\.1"):
+        fetch.release()
+
+
 def test_two_callers_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CHATCLUSTER_CACHE", str(tmp_path))
     inside, most = 0, 0
